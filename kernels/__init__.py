@@ -1,0 +1,1 @@
+"""What is verified: the problem, the contract, our kernels, the peers, the reference."""

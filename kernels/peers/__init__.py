@@ -1,0 +1,1 @@
+"""Other projects' attention kernels, an adapter each."""

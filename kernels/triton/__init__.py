@@ -1,0 +1,1 @@
+"""Our FlashAttention-2 kernels in Triton."""

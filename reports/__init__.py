@@ -1,0 +1,1 @@
+"""What is shown: records, their store, charts, HTML. No torch here."""

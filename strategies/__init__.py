@@ -1,0 +1,1 @@
+"""On what: Hypothesis strategies, one axis a file."""

@@ -1,0 +1,1 @@
+"""How: run, measure, bound, judge; and the pytest suite itself."""
