@@ -39,6 +39,7 @@ class Kernel(ABC):
     score_dtype      "fp32": scores stay in fp32 or better until probabilities are rounded, as in every flash kernel;
                      "dtype": scores are rounded to the problem's dtype, as plain PyTorch operations do. It selects the
                      error bound, see docs/numerics.md
+    budget           share of a profile's problems to draw: less than 1 for a kernel that compiles for each shape
     """
 
     name: str
@@ -46,6 +47,7 @@ class Kernel(ABC):
     gives_lse: bool = False
     empty_lse: float = float("-inf")
     score_dtype: ScoreDtype = "fp32"
+    budget: float = 1.0
 
     @abstractmethod
     def unavailable(self, device: torch.device) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Everything that defines one attention call, and nothing else: no tensor, no kernel, no device.
 
-A problem is a value: frozen, hashable and a line of JSON, so that a failure can be sent to someone and run again. Its
-meaning (which scores, which keys are visible, what an empty row gives) is written down in `fa2verify.kernels.reference`.
+A problem is a value: frozen, hashable and a line of JSON, so that a failure can be sent to someone and run again. What
+it means (which scores, which keys are visible, what an empty row gives) is written in `fa2verify.kernels.reference`.
 """
 
 import math
@@ -117,7 +117,10 @@ class Problem:
                 raise ValueError("lengths: seqlens_q is empty; a batch has at least one sequence")
         if self.layout == "qkv_packed":
             if self.seqlens_q != self.seqlens_k:
-                raise ValueError("layout: 'qkv_packed' needs seqlen_q = seqlen_k in every sequence")
+                raise ValueError(
+                    "layout: 'qkv_packed' needs seqlen_q = seqlen_k in every sequence, "
+                    f"not {self.seqlens_q} and {self.seqlens_k}"
+                )
             if self.heads_q != self.heads_kv:
                 raise ValueError(
                     f"layout: 'qkv_packed' needs heads_q = heads_kv, not {self.heads_q} and {self.heads_kv}"
@@ -168,12 +171,17 @@ class Problem:
         return self.heads_q * sum(q * k for q, k in zip(self.seqlens_q, self.seqlens_k, strict=True))
 
     def diagonal(self, sequence: int) -> int:
-        """What is added to a query's index to give the key on its diagonal: 0 under top-left, else seqlen_k - seqlen_q."""
+        """Query index plus this is the key on its diagonal: 0 under top-left alignment, else seqlen_k - seqlen_q."""
         return 0 if self.causal == "top_left" else self.seqlens_k[sequence] - self.seqlens_q[sequence]
 
     def to_json(self) -> str:
         """One line of JSON; fields at their defaults are left out."""
         return _adapter.dump_json(self, exclude_defaults=True).decode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `to_json` writes, as plain Python values."""
+        plain: dict[str, Any] = _adapter.dump_python(self, mode="json", exclude_defaults=True)
+        return plain
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Problem":

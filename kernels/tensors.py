@@ -79,7 +79,7 @@ def _offsets(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
 
 
 def _alibi_slopes(problem: Problem, device: torch.device | str) -> Tensor | None:
-    """2^(-8 (h + 1) / heads), the slopes of the ALiBi paper (arXiv 2108.12409), halved from one sequence to the next."""
+    """2^(-8 (h + 1) / heads), as in the ALiBi paper (arXiv 2108.12409), halved from one sequence to the next."""
     if problem.alibi is None:
         return None
     per_head = torch.exp2(-8 * (torch.arange(problem.heads_q, dtype=torch.float64) + 1) / problem.heads_q)

@@ -31,7 +31,7 @@ Family = Literal[
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 # Families whose roundings are not independent: the probabilistic error bound does not hold for them.
-DEPENDENT: frozenset[Family] = frozenset({"tied_keys", "powers_of_two", "negative_zero"})
+DEPENDENT: frozenset[Family] = frozenset({"tied_keys", "powers_of_two"})
 
 Values = NDArray[np.float32]
 Shape = tuple[int, ...]

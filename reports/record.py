@@ -13,7 +13,7 @@ VerdictName = Literal["passed", "failed", "unsupported", "crashed", "timed_out"]
 OutputName = Literal["out", "lse", "dq", "dk", "dv"]
 DecoyFate = Literal["caught", "missed", "too_close"]
 
-_CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+_CONFIG = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -28,7 +28,8 @@ class OutputError:
     limit          c of R2: what `bound_units` may reach
     rmse           root of the mean squared error
     reference_rms  root of the mean squared reference value
-    bias           mean of (candidate - reference) / (u |reference|), u the dtype's unit roundoff; 0 if unbiased
+    bias           sum of (candidate - reference) / (u * sum of |reference|), u the dtype's unit roundoff; near 0 if
+                   roundings fall either way
     ulps           histogram of |candidate - reference| in units in the last place of the reference rounded to the
                    dtype: counts for [0, 1/2], (1/2, 1], (1, 2], (2, 4], (4, 8], ... , the last for all above
     worst_index    where bound_units is reached, an index into the tensor
@@ -136,7 +137,8 @@ class Run:
 
 
 Line = Annotated[Run | KernelEntry | Record, Field(discriminator="kind")]
-_line: TypeAdapter[Run | KernelEntry | Record] = TypeAdapter(Line)
+# The adapter's own config: the classes' one governs only what they validate, and infinities would be written as null.
+_line: TypeAdapter[Run | KernelEntry | Record] = TypeAdapter(Line, config=ConfigDict(ser_json_inf_nan="constants"))
 
 
 def to_json(line: Run | KernelEntry | Record) -> str:

@@ -1,0 +1,74 @@
+"""`fa2verify check`: one kernel on one problem, the line that every failure ends with."""
+
+import click
+import torch
+
+from fa2verify.kernels.problem import Problem, ProblemError
+from fa2verify.kernels.reference import Precision
+from fa2verify.kernels.registry import KernelSpecError, select
+from fa2verify.reports.record import OutputError, Record
+from fa2verify.verify.trial import Bench, ContextLost, attempt
+
+
+@click.command()
+@click.argument("kernel", metavar="KERNEL")
+@click.argument("problem", metavar="PROBLEM-JSON")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run it.")
+@click.option(
+    "--reference",
+    type=click.Choice(["fp64", "fp32"]),
+    default="fp64",
+    show_default=True,
+    help="The reference's precision.",
+)
+def check(kernel: str, problem: str, device: str, reference: Precision) -> None:
+    """Run KERNEL on the problem and judge it.
+
+    KERNEL is a name that `fa2verify kernels` lists, or module:object or file.py:object. The problem is the JSON that a
+    failure prints; fields that are left out have their defaults.
+
+    Exits with 0 if it passed, 1 if it did not, 2 if the kernel does not take the problem or cannot run here.
+    """
+    try:
+        chosen = select([kernel])[0].kernel
+        asked = Problem.from_json(problem)
+    except (KernelSpecError, ProblemError) as error:
+        raise click.UsageError(str(error)) from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device=cuda: torch sees no CUDA device here")
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if reasons := chosen.unavailable(place):
+        raise click.UsageError(f"{chosen.name} cannot run here: {' '.join(reasons)}")
+    try:
+        record = attempt(chosen, asked, Bench(place, reference))
+    except ContextLost as lost:
+        raise click.ClickException(f"{chosen.name}: crashed, the CUDA context is lost. {lost}") from lost
+    for line in describe(record):
+        click.echo(line)
+    raise SystemExit({"passed": 0, "unsupported": 2}.get(record.verdict, 1))
+
+
+def describe(record: Record) -> list[str]:
+    """The record as lines of text."""
+    rule = f", {record.rule}" if record.rule else ""
+    lines = [f"{record.kernel}: {record.verdict}{rule}"]
+    lines += [f"  {sentence}" for sentence in (record.message, *record.reasons) if sentence]
+    if record.errors:
+        lines.append("  output  max error    PyTorch's    ratio   of the bound  bias/u    worst at")
+        lines += [f"  {_row(error)}" for error in record.errors]
+    if record.decoys:
+        lines.append(
+            "  decoys  " + ", ".join(f"{name}: {fate.replace('_', ' ')}" for name, fate in record.decoys.items())
+        )
+    return lines
+
+
+def _row(error: OutputError) -> str:
+    baseline = "-" if error.baseline is None else f"{error.baseline:.3e}"
+    ratio = "-" if error.ratio is None else f"{error.ratio:.3f}"
+    where = ", ".join(map(str, error.worst_index))
+    return (
+        f"{error.output:6}  {error.max_abs:.3e}    {baseline:9}    {ratio:6}  "
+        f"{error.bound_units / error.limit:<12.3f}  "
+        f"{error.bias:<+8.3f}  [{where}] {error.observed:.6g}, reference {error.expected:.6g}"
+    )

@@ -1,0 +1,108 @@
+"""Launch configurations: one table, by pass, padded head_dim and the shared memory that a GPU gives a block.
+
+Blocks are as large as registers and shared memory allow: the work a byte loaded grows with the block. Compute
+capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB.
+`python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq"]
+PASSES: tuple[Pass, ...] = ("forward", "preprocess", "backward_dkdv", "backward_dq")
+BLOCK_DS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How one kernel is compiled and launched.
+
+    block_m     queries of a block
+    block_n     keys of a block
+    num_warps   warps that share a program
+    num_stages  depth of the software pipeline that loads the next blocks during a block's arithmetic
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+# KB of shared memory that a block may have, largest first.
+SHARED_MEMORY = (227, 163, 99)
+
+_Row = dict[int, tuple[Configuration, Configuration, Configuration]]
+
+
+def _row(*configurations: Configuration) -> tuple[Configuration, Configuration, Configuration]:
+    """One entry a level of SHARED_MEMORY; the last one given serves the levels below it too."""
+    large, *smaller = configurations
+    medium = smaller[0] if smaller else large
+    return large, medium, smaller[-1] if smaller else large
+
+
+_TABLE: dict[Pass, _Row] = {
+    "forward": {
+        16: _row(Configuration(128, 64, 4, 3)),
+        32: _row(Configuration(128, 64, 4, 3)),
+        64: _row(Configuration(128, 64, 4, 3)),
+        128: _row(Configuration(128, 64, 8, 3), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)),
+        256: _row(Configuration(128, 64, 8, 2), Configuration(64, 64, 8, 2), Configuration(64, 32, 8, 2)),
+    },
+    "preprocess": {block_d: _row(Configuration(64, 64, 4, 1)) for block_d in BLOCK_DS},
+    # dK and dV are two fp32 accumulators of block_n x block_d: the widest head_dims leave registers for few queries.
+    "backward_dkdv": {
+        16: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
+        32: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
+        64: _row(Configuration(32, 128, 8, 3), Configuration(32, 128, 8, 2)),
+        128: _row(Configuration(32, 128, 8, 3), Configuration(32, 64, 8, 2)),
+        256: _row(Configuration(16, 64, 8, 2), Configuration(16, 64, 8, 1)),
+    },
+    "backward_dq": {
+        16: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
+        32: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
+        64: _row(Configuration(128, 64, 8, 3)),
+        128: _row(Configuration(128, 64, 8, 2), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
+        256: _row(Configuration(64, 32, 8, 2), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)),
+    },
+}
+
+# The interpreter pays a tile operation, not an element: blocks are large, yet lengths above 64 make more than one, and
+# block_m differs from block_n so that one taken for the other shows.
+_INTERPRETED: dict[Pass, Configuration] = {
+    "forward": Configuration(64, 32, 1, 1),
+    "preprocess": Configuration(64, 64, 1, 1),
+    "backward_dkdv": Configuration(32, 64, 1, 1),
+    "backward_dq": Configuration(64, 32, 1, 1),
+}
+
+
+def configuration(name: Pass, block_d: int, device: torch.device) -> Configuration:
+    """Look up the configuration of one pass for tensors on `device`."""
+    if device.type == "cpu":
+        return _INTERPRETED[name]
+    return compiled_configuration(name, block_d, _shared_memory(device))
+
+
+def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Configuration:
+    """Look up the configuration for a GPU whose blocks may have `shared_memory` KB.
+
+    Raises ValueError if that is less than any entry is made for.
+    """
+    for level, entry in zip(SHARED_MEMORY, _TABLE[name][block_d], strict=True):
+        if level <= shared_memory:
+            return entry
+    raise ValueError(
+        f"this GPU gives a block {shared_memory} KB of shared memory; the kernels need at least {SHARED_MEMORY[-1]}"
+    )
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """KB of shared memory that one block may have, opted in."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin) // 1024  # type: ignore[attr-defined]  # torch's stub lacks it

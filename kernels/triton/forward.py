@@ -1,0 +1,171 @@
+"""The forward kernel: Algorithm 1 of FlashAttention-2 (arXiv 2307.08691).
+
+One program computes one block of queries of one head: it walks over the key blocks that its queries can see, keeps the
+running maximum and sum of each row, and divides by the sum once at the end (section 3.1). Scores and probabilities stay
+in registers; the memory traffic is Q, K, V, O and one fp32 number a row.
+"""
+# Device code: its arguments are Triton's values, which have no Python types.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fa2verify.kernels.triton.call import Call
+from fa2verify.kernels.triton.configuration import configuration
+from fa2verify.kernels.triton.device import device
+from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.mask import diagonal_of, key_range, visible
+from fa2verify.kernels.triton.precision import rounded
+from fa2verify.kernels.triton.sequence import program_work, sequence_extent
+from fa2verify.kernels.triton.softmax import logsumexp, online_softmax
+from fa2verify.kernels.triton.specialisation import UNSPECIALISED
+from fa2verify.kernels.triton.tile import load_tile, padded_head_dim, store_tile, tile_pointers
+
+
+def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Fill `out` (like q) and `lse`, contiguous fp32 (batch, heads_q, seqlen_q), varlen (heads_q, total_q).
+
+    Tensors may have any strides but in the last dimension, which is contiguous. Rows past the last sequence of a packed
+    batch are left alone.
+    """
+    config = configuration("forward", call.block_d, q.device)
+    blocks = triton.cdiv(call.seqlen_q, config.block_m)
+    launch(
+        forward_kernel,
+        (blocks, call.heads_q, call.batch),
+        config,
+        {"q": q, "k": k, "v": v, "out": out, "lse": lse},
+        call.arguments({"q": q, "k": k, "v": v, "out": out}) | call.lse_strides(lse),
+    )
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def forward_kernel(
+    q,  # (sequence, row, head, head_dim) through its strides, as k, v and out
+    k,
+    v,
+    out,
+    lse,  # fp32 (sequence, head, row)
+    cu_seqlens_q,
+    cu_seqlens_k,
+    q_sequence_stride,
+    q_row_stride,
+    q_head_stride,
+    k_sequence_stride,
+    k_row_stride,
+    k_head_stride,
+    v_sequence_stride,
+    v_row_stride,
+    v_head_stride,
+    out_sequence_stride,
+    out_row_stride,
+    out_head_stride,
+    lse_sequence_stride,
+    lse_head_stride,
+    blocks,
+    seqlen_q,
+    seqlen_k,
+    heads_q,
+    heads_kv,
+    head_dim,
+    bottom_right,
+    scale_log2,
+    negative: tl.constexpr,
+    causal: tl.constexpr,
+    varlen: tl.constexpr,
+    aligned: tl.constexpr,
+    full: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_d: tl.constexpr,
+):
+    """One block of queries of one head."""
+    block, head, sequence = program_work(blocks, heads_q)
+    begin_q, length_q = sequence_extent(cu_seqlens_q, seqlen_q, sequence, varlen)
+    begin_k, length_k = sequence_extent(cu_seqlens_k, seqlen_k, sequence, varlen)
+    row = block * block_m
+    if row >= length_q:
+        return
+    head_dim = padded_head_dim(head_dim, aligned)
+    head_kv = (head // (heads_q // heads_kv)).to(tl.int64)
+    head = head.to(tl.int64)
+    q_row_stride = q_row_stride.to(tl.int64)
+    k_row_stride = k_row_stride.to(tl.int64)
+    v_row_stride = v_row_stride.to(tl.int64)
+    out_row_stride = out_row_stride.to(tl.int64)
+
+    q += begin_q * q_sequence_stride + head * q_head_stride + row * q_row_stride
+    k += begin_k * k_sequence_stride + head_kv * k_head_stride
+    v += begin_k * v_sequence_stride + head_kv * v_head_stride
+    q_tile = load_tile(tile_pointers(q, q_row_stride, block_m, block_d, aligned), row, length_q, head_dim, True, full)
+    if negative:
+        q_tile = -q_tile
+    k_pointers = tile_pointers(k, k_row_stride, block_n, block_d, aligned)
+    v_pointers = tile_pointers(v, v_row_stride, block_n, block_d, aligned)
+
+    acc = tl.zeros([block_m, block_d], tl.float32)
+    row_max = tl.full([block_m], float("-inf"), tl.float32)
+    row_sum = tl.zeros([block_m], tl.float32)
+    diagonal = diagonal_of(length_q, length_k, bottom_right)
+    visible_to_all, visible_to_some = key_range(row, length_q, length_k, diagonal, causal, block_m, block_n)
+    acc, row_max, row_sum = _attend(
+        acc, row_max, row_sum, q_tile, k_pointers, v_pointers, k_row_stride, v_row_stride,
+        row, 0, visible_to_all, length_k, head_dim, diagonal, scale_log2,
+        False, causal, full, block_m, block_n,
+    )  # fmt: skip
+    acc, row_max, row_sum = _attend(
+        acc, row_max, row_sum, q_tile, k_pointers, v_pointers, k_row_stride, v_row_stride,
+        row, visible_to_all, visible_to_some, length_k, head_dim, diagonal, scale_log2,
+        True, causal, full, block_m, block_n,
+    )  # fmt: skip
+
+    # O = O / l (line 12); a row that saw no key has l = 0 and O = 0, and stays 0.
+    acc = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
+    out += begin_q * out_sequence_stride + head * out_head_stride + row * out_row_stride
+    out_pointers = tile_pointers(out, out_row_stride, block_m, block_d, aligned)
+    store_tile(out_pointers, acc, row, length_q, head_dim, full)
+    rows = row + tl.arange(0, block_m)
+    lse += begin_q * lse_sequence_stride + head * lse_head_stride
+    tl.store(lse + rows, logsumexp(row_max, row_sum), mask=rows < length_q)
+
+
+@device
+def _attend(
+    acc,  # (block_m, block_d) fp32, the paper's O before division
+    row_max,  # (block_m)
+    row_sum,  # (block_m)
+    q_tile,  # (block_m, block_d)
+    k_pointers,  # (block_n, block_d)
+    v_pointers,  # (block_n, block_d)
+    k_row_stride,
+    v_row_stride,
+    row,
+    begin,
+    end,
+    length_k,
+    head_dim,
+    diagonal,
+    scale_log2,
+    masked: tl.constexpr,
+    causal: tl.constexpr,
+    full: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+):
+    """Algorithm 1, lines 6 to 11, over the keys [begin, end)."""
+    queries = row + tl.arange(0, block_m)
+    for column in tl.range(begin, end, block_n):
+        # S = Q K^T  (line 8), (block_m, block_n), raw
+        k_tile = load_tile(k_pointers + column * k_row_stride, column, length_k, head_dim, masked, full)
+        scores = tl.dot(q_tile, tl.trans(k_tile))
+        if masked:
+            keys = column + tl.arange(0, block_n)
+            scores = tl.where(
+                visible(queries[:, None], keys[None, :], length_k, diagonal, causal), scores, float("-inf")
+            )
+        p, rescale, row_max, row_sum = online_softmax(scores, row_max, row_sum, scale_log2)
+        # O = diag(e^(m_old - m_new)) O + P V  (line 10)
+        v_tile = load_tile(v_pointers + column * v_row_stride, column, length_k, head_dim, masked, full)
+        acc = tl.dot(rounded(p, v_pointers.dtype.element_ty), v_tile, acc * rescale[:, None])
+    return acc, row_max, row_sum

@@ -1,0 +1,21 @@
+"""The run-time arguments by which Triton must not specialise.
+
+Left alone, Triton compiles again for each argument that is 1, is a multiple of 16, or points to a multiple of 16 bytes:
+with two dozen lengths, strides and pointers, drawn problems would compile for hours. What matters of it (16-byte
+accesses) is one flag for all of them, see `fa2verify.kernels.triton.tile`.
+"""
+
+_TENSORS = ("q", "k", "v", "out", "dout", "dq", "dk", "dv")
+_ROWS = ("lse", "dlse", "delta", "lse_log2")
+_SIZES = ("blocks", "seqlen_q", "seqlen_k", "heads_q", "heads_kv", "head_dim", "bottom_right")
+
+UNSPECIALISED: list[str] = [
+    *_TENSORS,
+    *_ROWS,
+    "cu_seqlens_q",
+    "cu_seqlens_k",
+    *_SIZES,
+    *(f"{name}_{dimension}_stride" for name in _TENSORS for dimension in ("sequence", "row", "head")),
+    "lse_sequence_stride",
+    "lse_head_stride",
+]

@@ -1,0 +1,22 @@
+"""The family of the tensors' values, and which draw of it."""
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from fa2verify.kernels.values import FAMILIES, Family
+from fa2verify.strategies.choice import choice
+
+
+def families(supported: Sequence[Family] = FAMILIES) -> SearchStrategy[Family]:
+    """One of `supported`, the first in about half of all draws; shrinks towards the first, randn by default.
+
+    Raises ValueError if there is none.
+    """
+    return choice([*list(supported[:1]) * max(1, len(supported) - 1), *supported[1:]], "families")
+
+
+def seeds() -> SearchStrategy[int]:
+    """A seed of values or of dropout, in 16 bits to keep problems readable; shrinks towards 0."""
+    return st.integers(0, 2**16 - 1)

@@ -1,0 +1,31 @@
+"""What pytest loads wherever fa2verify is installed: only enough to notice that its suite is asked for.
+
+A stranger's test run must not get our options, our profiles or our imports, so the plugin proper is loaded only if an
+argument names the suite: `pytest --pyargs fa2verify.verify`, or its folder.
+"""
+
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "fa2verify.verify"
+PLUGIN = "fa2verify.verify.plugin"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Load the plugin if the suite is among the arguments."""
+    if any(names_suite(argument, early_config.rootpath) for argument in args):
+        early_config.pluginmanager.import_plugin(PLUGIN)
+
+
+def names_suite(argument: str, checkout: Path) -> bool:
+    """Whether a command-line argument is the suite or a part of it, installed or in a checkout of ours."""
+    place = argument.partition("::")[0]
+    if place == PACKAGE or place.startswith(PACKAGE + "."):
+        return True
+    try:
+        path = Path(place).resolve()
+    except (OSError, ValueError, RuntimeError):  # no path at all, for example an option's value
+        return False
+    return any(folder in (path, *path.parents) for folder in (Path(__file__).parent, checkout / "verify"))

@@ -1,0 +1,80 @@
+"""What a run consists of: for each kernel the tests it takes part in, and how many problems each draws.
+
+A test is one direction and one packing, cut into parts of a few seconds, so that workers share the load evenly and
+progress shows. A kernel's problems are as many whether or not it takes varlen ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from fa2verify.kernels.problem import Direction, Problem
+from fa2verify.kernels.registry import Registered
+from fa2verify.strategies.problems import NothingSupported, problems
+from fa2verify.strategies.size import Size
+
+# Relative number of problems: gradients are where kernels go wrong, and dense is what every kernel takes.
+_WEIGHT: dict[tuple[Direction, bool], int] = {
+    ("forward", False): 3,
+    ("forward", True): 2,
+    ("forward_backward", False): 6,
+    ("forward_backward", True): 4,
+}
+_PART = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One test: draw `examples` of `problems` for a kernel.
+
+    index  which part of its direction and packing, from 0
+    """
+
+    registered: Registered
+    problems: SearchStrategy[Problem]
+    examples: int
+    index: int
+
+    @property
+    def label(self) -> str:
+        """What pytest calls it."""
+        return f"{self.registered.kernel.name}-{self.index}"
+
+
+def available(kernels: Sequence[Registered], device: torch.device) -> list[Registered]:
+    """The kernels that can run on `device`."""
+    return [registered for registered in kernels if not registered.kernel.unavailable(device)]
+
+
+def parts(registered: Registered, direction: Direction, *, varlen: bool, examples: int, size: Size) -> list[Part]:
+    """The tests of one kernel for one direction and packing; none if it takes no such problem.
+
+    examples  a profile's number of problems for forward alone, dense and varlen together
+    """
+    taken = {
+        case: strategy
+        for case in _WEIGHT
+        if (strategy := _strategy(registered, direction=case[0], varlen=case[1], size=size)) is not None
+    }
+    if (direction, varlen) not in taken:
+        return []
+    forward = sum(weight for (way, _), weight in _WEIGHT.items() if way == "forward")
+    of_direction = sum(weight for (way, _), weight in _WEIGHT.items() if way == direction)
+    share = _WEIGHT[direction, varlen] / sum(_WEIGHT[case] for case in taken if case[0] == direction)
+    total = max(1, round(examples * of_direction / forward * share * registered.kernel.budget))
+    count = math.ceil(total / _PART)
+    return [
+        Part(registered, taken[direction, varlen], math.ceil((total - index) / count), index) for index in range(count)
+    ]
+
+
+def _strategy(
+    registered: Registered, *, direction: Direction, varlen: bool, size: Size
+) -> SearchStrategy[Problem] | None:
+    try:
+        return problems(registered.kernel.unsupported, varlen=varlen, direction=direction, size=size)
+    except NothingSupported:
+        return None

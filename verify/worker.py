@@ -1,0 +1,119 @@
+"""A worker's part: which tests there are, and running one."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fa2verify.kernels.registry import select
+from fa2verify.reports.record import Run, from_json
+from fa2verify.reports.store import Writer
+from fa2verify.verify import devices, options, plan
+from fa2verify.verify.campaign import AlreadyFound, Campaign, failure_text
+from fa2verify.verify.controller import RUN_KEY, spec_of
+from fa2verify.verify.findings import Findings
+from fa2verify.verify.journal import Journal
+from fa2verify.verify.quarantine import Quarantine
+from fa2verify.verify.sizes import SIZES
+
+
+class Worker:
+    """Hooks and fixtures of a process that tries kernels.
+
+    run   what this process is part of
+    name  "gw0", ... under xdist, else "main"
+    """
+
+    def __init__(self, config: pytest.Config, run: Run, name: str, workers: int = 1) -> None:
+        self._config, self._run, self._name = config, run, name
+        self._directory = config.getoption("--report-dir").absolute()
+        self._open = ExitStack()
+        self._kernels = select(config.getoption("--kernel"))
+        torch.set_num_threads(max(1, devices.cores() // workers))
+        # An fp32 reference must be fp32, and the baseline PyTorch's as it comes.
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    @classmethod
+    def of_xdist(cls, config: pytest.Config) -> "Worker":
+        """The worker that xdist started this process as."""
+        given = config.workerinput  # type: ignore[attr-defined]
+        return cls(config, cast(Run, from_json(given[RUN_KEY])), given["workerid"], given["workercount"])
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test a part of the plan."""
+        if "part" not in metafunc.fixturenames:
+            return
+        found = [
+            part
+            for registered in plan.available(self._kernels, torch.device(self._run.device))
+            for part in plan.parts(
+                registered,
+                metafunc.module.DIRECTION,
+                varlen=metafunc.function.__name__ == "test_varlen",
+                examples=settings.default.max_examples,
+                size=SIZES[self._run.device],
+            )
+        ]
+        metafunc.parametrize("part", found, ids=[part.label for part in found])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out tests that no kernel takes part in, and keep this shard's."""
+        kept = [item for item in items if not _without_part(item)]
+        shard = options.shard(config)
+        if shard is not None:
+            kept = [item for position, item in enumerate(kept) if shard.takes(position)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+    @cached_property
+    def campaign(self) -> Campaign:
+        """This process' campaign, its records open for writing until the session ends."""
+        path = self._directory / f"records-{self._name}.jsonl"
+        fresh = not path.exists()
+        writer = self._open.enter_context(Writer(path))
+        if fresh:
+            writer.write(self._run)
+        return Campaign(
+            writer=writer,
+            journal=Journal(self._directory, self._name),
+            quarantine=Quarantine(self._directory),
+            findings=Findings(self._directory),
+            specs=tuple(self._config.getoption("--kernel")),
+            device=self._run.device,
+            precision=options.precision(self._config),
+            timeout=self._config.getoption("--problem-timeout"),
+            seed=self._run.seed,
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Close the records, which the controller is about to merge."""
+        self._open.close()
+
+    @pytest.fixture
+    def verify_part(self, request: pytest.FixtureRequest) -> Callable[[plan.Part], None]:
+        """Judge a part's kernel on its problems; fails the test with the smallest problem that fails."""
+
+        def verify(part: plan.Part) -> None:
+            kernel = part.registered.kernel
+            spec = spec_of(kernel.name, self._kernels)
+            try:
+                failing = self.campaign.verify(kernel, part.problems, part.examples, request.node.nodeid)
+                text = failing and failure_text(failing, spec)
+            except AlreadyFound as known:
+                text = f"{known}, as in {known.record.test}"
+            if text:
+                pytest.fail(text, pytrace=False)
+
+        return verify
+
+
+def _without_part(item: pytest.Item) -> bool:
+    """Whether pytest made the item for an empty list of parts."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and "part" in callspec.params and not isinstance(callspec.params["part"], plan.Part)
