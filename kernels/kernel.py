@@ -40,6 +40,7 @@ class Kernel(ABC):
                      "dtype": scores are rounded to the problem's dtype, as plain PyTorch operations do. It selects the
                      error bound, see docs/numerics.md
     budget           share of a profile's problems to draw: less than 1 for a kernel that compiles for each shape
+    only_when_named  why a run leaves this kernel out unless `--kernel` names it, in a sentence; empty: it does not
     """
 
     name: str
@@ -48,6 +49,7 @@ class Kernel(ABC):
     empty_lse: float = float("-inf")
     score_dtype: ScoreDtype = "fp32"
     budget: float = 1.0
+    only_when_named: str = ""
 
     @abstractmethod
     def unavailable(self, device: torch.device) -> tuple[str, ...]:

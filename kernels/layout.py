@@ -1,8 +1,8 @@
 """How a problem's tensors lie in memory.
 
 Kernels read strides wrongly (flash-attention 355: those of dO taken for O; TransformerEngine 1195: those of packed qkv
-taken for split ones), so each layout has strides of its own for every tensor, and whatever lies between the elements
-is NaN: a kernel that reads it shows it.
+taken for split ones), so `sliced` has strides of its own for every tensor, the packed layouts for those they pack, and
+whatever lies between the elements is NaN: a kernel that reads it shows it.
 """
 
 import torch

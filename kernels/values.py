@@ -126,7 +126,7 @@ _DRAWS: dict[Family, tuple[Draw, Draw, Draw, Draw]] = {
     "shifted_mean": (_shifted, _shifted, _shifted, _shifted),
     # Every key of a head is the same and V has one sign: all probabilities tie, and their roundings all fall one way.
     "tied_keys": (_normal, _tied_keys, _same_sign, _normal),
-    # The first key outweighs the others: one probability near 1, the rest near 0.
+    # The first key outweighs the others for half of the queries, one probability near 1, and drops out for the rest.
     "huge_logit": (_normal, _huge_logit, _normal, _normal),
     "powers_of_two": (_powers_of_two, _powers_of_two, _powers_of_two, _powers_of_two),
     "negative_zero": (_negative_zero, _negative_zero, _negative_zero, _negative_zero),

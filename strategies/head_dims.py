@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 COMMON = (32, 64, 80, 96, 128, 192, 256)
-_PLACES = 256  # a table has at most as many head dimensions as there are places to draw
 
 
 def head_dims(limit: int = 256) -> tuple[int, ...]:
@@ -29,11 +28,11 @@ def drawn_head_dims(supported: Sequence[int]) -> SearchStrategy[int]:
     every = sorted(supported)
     aligned = [dim for dim in every if dim % 8 == 0] or every
     common = [dim for dim in COMMON if dim in supported] or every
-    return _head_dims(st.sampled_from((aligned, common, common, every)), st.integers(0, _PLACES - 1))
+    return _head_dims(st.sampled_from((aligned, common, common, every)), len(every))
 
 
 @st.composite
-def _head_dims(draw: DrawFn, tables: SearchStrategy[Sequence[int]], places: SearchStrategy[int]) -> int:
+def _head_dims(draw: DrawFn, tables: SearchStrategy[Sequence[int]], places: int) -> int:
     # As for lengths: the same place in a plainer table holds a dimension of about the size.
     table = draw(tables)
-    return table[draw(places) * len(table) // _PLACES]
+    return table[draw(st.integers(0, places - 1)) * len(table) // places]

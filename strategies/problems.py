@@ -53,8 +53,8 @@ def problems(
     """
     support = probe(unsupported, varlen=varlen, direction=direction, size=size)
     drawn = _problems(_Axes.of(support, size), Repair.of(unsupported, support, size))
-    # A list of one, because Hypothesis, from 6.170.1, does not mutate inside a list of unique elements: else five in six
-    # problems would be copies of the one before with two of its choices made equal, few of them with other features.
+    # A list of one, because Hypothesis (from 6.170.1) does not mutate inside a list of unique elements: else five in
+    # six problems would be copies of the one before with two of its choices made equal, few with other features.
     return st.lists(drawn, min_size=1, max_size=1, unique=True).map(lambda problems: problems[0])
 
 

@@ -237,18 +237,27 @@ class Rounding:
 
     @cached_property
     def d(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of D: standard deviation, worst case, fp32 arithmetic; (batch, heads_q, seqlen_q, 1)."""
+        """Of D: standard deviation, worst case, fp32 arithmetic; (batch, heads_q, seqlen_q, 1).
+
+        An error of P is an error of O in every column at once, so it is followed through D = sum_j P_ij dP_ij, and only
+        O's own rounding is independent from column to column.
+        """
         steps = self.steps
-        magnitude = (steps.dout * steps.out).abs().sum(-1, keepdim=True)
-        deviation = (steps.dout**2 * (self.out_std**2 + self.u**2 / 3 * steps.out**2)).sum(-1, keepdim=True)
-        worst = (steps.dout.abs() * self.out_worst).sum(-1, keepdim=True) + self.u * magnitude
+        terms = steps.p * steps.dp
+        products = steps.dout * steps.out
+        deviation = self.variance * (terms**2).sum(-1, keepdim=True) + self.u**2 / 3 * (products**2).sum(
+            -1, keepdim=True
+        )
+        worst = (terms.abs() * (self.p_worst + self.roundings * self.u)).sum(-1, keepdim=True)
+        worst = worst + self.u * products.abs().sum(-1, keepdim=True)
         fp32 = (steps.dout.abs() * self.out_fp32).sum(-1, keepdim=True)
+        fp32 = fp32 + _accumulation(steps.v.shape[-1]) * products.abs().sum(-1, keepdim=True)
         if self.plain:
-            # softmax's own backward takes D as sum_j P_ij dP_ij with dP rounded; one written by hand also stores D.
-            terms = steps.p * steps.dp
+            # softmax's own backward takes D from P and a rounded dP; one written by hand also stores D.
+            deviation = deviation + ((steps.ds * self.p_own_std) ** 2).sum(-1, keepdim=True)
             deviation = deviation + self.variance * ((terms**2).sum(-1, keepdim=True) + steps.d**2)
             worst = worst + self.roundings * self.u * (terms.abs().sum(-1, keepdim=True) + steps.d.abs())
-        return deviation.sqrt(), worst, fp32 + _accumulation(steps.v.shape[-1]) * magnitude
+        return deviation.sqrt(), worst, fp32
 
     @cached_property
     def through_softcap(self) -> Tensor | float:
@@ -257,31 +266,26 @@ class Rounding:
 
     @cached_property
     def dz_variance(self) -> Tensor:
-        """Variance of the scores' gradient, D's part aside."""
+        """Variance of the scores' gradient, D's part aside: P and dS are rounded, each once or more."""
         steps = self.steps
-        squares = steps.dz**2 * (self.variance + self.p_own_std**2 + self.p_row_std**2)
+        squares = steps.dz**2 * (self.variance + self.u**2 / 3 + self.p_own_std**2 + self.p_row_std**2)
         if self.plain:
             squares = squares + 2 * self.u**2 / 3 * (steps.p * steps.dp * self.through_softcap) ** 2
-            squares = squares + self.softcap_loss**2 / 3 + self.dz_lost**2
-        return squares
+            squares = squares + self.softcap_loss**2 / 3
+        return squares + self.dz_lost**2
 
     @cached_property
     def dz_worst(self) -> Tensor:
         """Error of the scores' gradient, every rounding as bad as it can be, D's part and fp32 arithmetic aside."""
         steps = self.steps
-        error = steps.dz.abs() * (self.p_worst + self.roundings * self.u)
+        error = steps.dz.abs() * (self.p_worst + (self.roundings + 1) * self.u) + self.dz_lost
         if self.plain:
-            error = (
-                error
-                + 2 * self.u * (steps.p * steps.dp * self.through_softcap).abs()
-                + self.softcap_loss
-                + self.dz_lost
-            )
+            error = error + 2 * self.u * (steps.p * steps.dp * self.through_softcap).abs() + self.softcap_loss
         return error
 
     @cached_property
     def dz_lost(self) -> Tensor:
-        """Of dS where P or dP is stored below the dtype's smallest normal number (plain PyTorch)."""
+        """Of dS where P, which some kernels round before they form dS, is below the dtype's smallest normal number."""
         return self.eta * ((self.steps.dp - self.steps.d).abs() + 2)
 
     @cached_property

@@ -20,6 +20,7 @@ from fa2verify.verify.campaign import failure_text
 from fa2verify.verify.environment import describe
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
+from fa2verify.verify.plan import left_out
 from fa2verify.verify.quarantine import Quarantine
 
 RUN_KEY = "fa2verify_run"
@@ -54,7 +55,7 @@ class Controller:
         Findings(self._directory).clear()
         for leftover in self._directory.glob(".running-*"):
             leftover.unlink()
-        self._write(self.run, *(_entry(registered, torch.device(device)) for registered in self.kernels))
+        self._write(self.run, *(self._entry(registered) for registered in self.kernels))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -103,6 +104,18 @@ class Controller:
     def _report(self) -> Any:
         return self._directory / "index.html"
 
+    def _entry(self, registered: Registered) -> KernelEntry:
+        kernel = registered.kernel
+        named = bool(self._config.getoption("--kernel"))
+        unavailable = left_out(registered, torch.device(self.run.device), named=named)
+        return KernelEntry(
+            name=kernel.name,
+            lineage=kernel.lineage,
+            origin=registered.origin,
+            unavailable=unavailable,
+            unsupported={} if unavailable else unsupported_features(kernel),
+        )
+
     def _write(self, *written: Any) -> None:
         with Writer(self._directory / "records-controller.jsonl") as writer:
             for line in written:
@@ -121,18 +134,6 @@ def spec_of(name: str, kernels: tuple[Registered, ...]) -> str:
     """What finds the kernel again: its name, or what `--kernel` took."""
     origin = next((registered.origin for registered in kernels if registered.kernel.name == name), "")
     return origin.removeprefix("--kernel=") if origin.startswith("--kernel=") else name
-
-
-def _entry(registered: Registered, device: torch.device) -> KernelEntry:
-    kernel = registered.kernel
-    unavailable = kernel.unavailable(device)
-    return KernelEntry(
-        name=kernel.name,
-        lineage=kernel.lineage,
-        origin=registered.origin,
-        unavailable=unavailable,
-        unsupported={} if unavailable else unsupported_features(kernel),
-    )
 
 
 def _seed(config: pytest.Config) -> int:

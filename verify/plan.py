@@ -5,7 +5,6 @@ progress shows. A kernel's problems are as many whether or not it takes varlen o
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,8 @@ _WEIGHT: dict[tuple[Direction, bool], int] = {
     ("forward_backward", True): 4,
 }
 _PART = 25
+# What a kernel with a small budget still gets: with fewer, some decoy would go untold (R3).
+_FEWEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,16 @@ class Part:
         return f"{self.registered.kernel.name}-{self.index}"
 
 
-def available(kernels: Sequence[Registered], device: torch.device) -> list[Registered]:
-    """The kernels that can run on `device`."""
-    return [registered for registered in kernels if not registered.kernel.unavailable(device)]
+def left_out(registered: Registered, device: torch.device, *, named: bool) -> tuple[str, ...]:
+    """Why a run on `device` leaves the kernel out, in sentences; empty: it takes part.
+
+    named  whether `--kernel` asked for it
+    """
+    kernel = registered.kernel
+    reasons = kernel.unavailable(device)
+    if not named and not reasons and kernel.only_when_named:
+        return (f"{kernel.only_when_named} Name it with --kernel={kernel.name}.",)
+    return reasons
 
 
 def parts(registered: Registered, direction: Direction, *, varlen: bool, examples: int, size: Size) -> list[Part]:
@@ -64,8 +72,9 @@ def parts(registered: Registered, direction: Direction, *, varlen: bool, example
     forward = sum(weight for (way, _), weight in _WEIGHT.items() if way == "forward")
     of_direction = sum(weight for (way, _), weight in _WEIGHT.items() if way == direction)
     share = _WEIGHT[direction, varlen] / sum(_WEIGHT[case] for case in taken if case[0] == direction)
-    total = max(1, round(examples * of_direction / forward * share * registered.kernel.budget))
-    count = math.ceil(total / _PART)
+    total = max(_FEWEST, round(examples * of_direction / forward * share * registered.kernel.budget))
+    # A kernel with a small budget is a slow one: the same time a part, not the same number of problems.
+    count = math.ceil(total / max(_FEWEST, _PART * registered.kernel.budget))
     return [
         Part(registered, taken[direction, varlen], math.ceil((total - index) / count), index) for index in range(count)
     ]

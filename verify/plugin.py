@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_worker and config.getoption("--device") != "cpu":
         # Before anything asks CUDA for its devices: it reads the variable once.
         devices.pin(int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), devices.visible_devices())
+    # Workers are as many as cores; under Triton's interpreter numpy's BLAS would start a thread a core in each of them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     profile = profiles.load(config)
 
     # Imported here: torch, Triton and the kernels take seconds, and the device must be pinned first.

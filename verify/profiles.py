@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # Problems per kernel, dense and varlen together: forward alone; forward and backward get twice as many.
-EXAMPLES = {"quick": 16, "default": 110, "deep": 20_000}
+EXAMPLES = {"quick": 16, "default": 120, "deep": 20_000}
 DEFAULT = "default"
 
 

@@ -32,6 +32,7 @@ class Worker:
         self._config, self._run, self._name = config, run, name
         self._directory = config.getoption("--report-dir").absolute()
         self._open = ExitStack()
+        self._named = bool(config.getoption("--kernel"))
         self._kernels = select(config.getoption("--kernel"))
         torch.set_num_threads(max(1, devices.cores() // workers))
         # An fp32 reference must be fp32, and the baseline PyTorch's as it comes.
@@ -49,7 +50,8 @@ class Worker:
             return
         found = [
             part
-            for registered in plan.available(self._kernels, torch.device(self._run.device))
+            for registered in self._kernels
+            if not plan.left_out(registered, torch.device(self._run.device), named=self._named)
             for part in plan.parts(
                 registered,
                 metafunc.module.DIRECTION,

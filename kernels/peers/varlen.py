@@ -47,6 +47,9 @@ class VarlenKernel(Kernel):
             reasons.append(f"varlen_attn takes head_dim up to 256, not {problem.head_dim}.")
         if problem.head_dim % 8:
             reasons.append(f"varlen_attn needs head_dim to be a multiple of 8, not {problem.head_dim}.")
+        if not sum(problem.seqlens_q):
+            # Seen with torch 2.11 on an H200: docs/findings/torch-varlen-no-query.md.
+            reasons.append("varlen_attn launches an empty grid when no sequence has a query: CUDA error, invalid argument.")
         if problem.dropout:
             reasons.append("varlen_attn has no dropout.")
         if problem.softcap:

@@ -208,8 +208,8 @@ def _gather_queries(
         # S^T = K Q^T  (line 10), (block_n, block_m), raw
         q_tile = load_tile(q_pointers + row * q_row_stride, row, length_q, head_dim, True, full)
         scores = tl.dot(k_tile, tl.trans(q_tile))
-        # Rows past length_q: lse = +inf makes their probabilities 0, so that no score needs a mask for them.
-        row_lse = tl.load(lse_log2 + rows, mask=inside, other=float("inf"))
+        # Rows past length_q need no mask: their dO and D read as 0, so that they add 0 to dV and dK.
+        row_lse = tl.load(lse_log2 + rows, mask=inside, other=0.0)
         p = probabilities(scores, row_lse[None, :], scale_log2)
         if masked:
             p = tl.where(visible(rows[None, :], keys[:, None], length_k, diagonal, True), p, 0.0)
@@ -299,7 +299,7 @@ def backward_dq_kernel(
         q_tile = -q_tile
     rows = row + tl.arange(0, block_m)
     row_offset = begin_q * lse_sequence_stride + head * lse_head_stride
-    row_lse = tl.load(lse_log2 + row_offset + rows, mask=rows < length_q, other=float("inf"))
+    row_lse = tl.load(lse_log2 + row_offset + rows, mask=rows < length_q, other=0.0)
     row_delta = tl.load(delta + row_offset + rows, mask=rows < length_q, other=0.0)
     k_pointers = tile_pointers(k, k_row_stride, block_n, block_d, aligned)
     v_pointers = tile_pointers(v, v_row_stride, block_n, block_d, aligned)

@@ -85,7 +85,7 @@ def test_tensors_depend_on_the_problem_alone(problem: Problem) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sequences_do_not_depend_on_one_another(family: Family) -> None:
     """Row 0 of sequence 1 is the same whatever sequence 0 is: dense, varlen, longer, empty."""
-    lengths = [
+    lengths: list[Dense | Varlen] = [
         Dense(batch=2, seqlen_q=4, seqlen_k=6),
         Varlen(seqlens_q=(4, 4), seqlens_k=(6, 6)),
         Varlen(seqlens_q=(0, 4), seqlens_k=(9, 6)),
@@ -117,7 +117,7 @@ def test_values_are_rounded_once_to_nearest(dtype: str) -> None:
 
 def test_negative_zeros_survive() -> None:
     for dtype in ("float16", "bfloat16"):
-        q = make_tensors(replace(DENSE, dtype=dtype, values="negative_zero")).q  # type: ignore[arg-type]
+        q = make_tensors(replace(DENSE, dtype=dtype, values="negative_zero")).q
         assert int((q.signbit() & (q == 0)).sum()) > q.numel() // 3
         assert not (~q.signbit() & (q == 0)).any()
 

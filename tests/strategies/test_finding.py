@@ -11,6 +11,7 @@ from hypothesis import Phase, given, settings
 
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.values import FAMILIES
+from fa2verify.strategies.dtypes import DTYPES
 from fa2verify.strategies.layouts import LAYOUTS
 from fa2verify.strategies.problems import Size, problems
 from fa2verify.strategies.shapes import TILES
@@ -35,6 +36,14 @@ def longer_queries(problem: Problem) -> bool:
     return any(q > k > 0 for q, k in zip(problem.seqlens_q, problem.seqlens_k, strict=True))
 
 
+def has_length(length: int) -> Callable[[Problem], object]:
+    return lambda problem: length in (*problem.seqlens_q, *problem.seqlens_k)
+
+
+def has(field: str, value: str) -> Callable[[Problem], object]:
+    return lambda problem: getattr(problem, field) == value
+
+
 KINDS: dict[str, Callable[[Problem], object]] = {
     "no query": lambda p: 0 in p.seqlens_q,
     "no key": lambda p: 0 in p.seqlens_k,
@@ -43,12 +52,12 @@ KINDS: dict[str, Callable[[Problem], object]] = {
     "top-left, more queries than keys": lambda p: p.causal == "top_left" and longer_queries(p),
     "bottom-right, more queries than keys": lambda p: p.causal == "bottom_right" and longer_queries(p),
     "one past any tile": lambda p: any(k % tile == 1 and k > tile for k in p.seqlens_k for tile in TILES),
-    **{f"one past {tile}": lambda p, tile=tile: tile + 1 in (*p.seqlens_q, *p.seqlens_k) for tile in TILES},
-    **{f"at {tile}": lambda p, tile=tile: tile in (*p.seqlens_q, *p.seqlens_k) for tile in TILES},
-    **{f"one below {tile}": lambda p, tile=tile: tile - 1 in (*p.seqlens_q, *p.seqlens_k) for tile in TILES},
-    **{f"values {family}": lambda p, family=family: p.values == family for family in FAMILIES},
-    **{f"layout {layout}": lambda p, layout=layout: p.layout == layout for layout in ("plain", *LAYOUTS)},
-    **{f"dtype {dtype}": lambda p, dtype=dtype: p.dtype == dtype for dtype in ("float16", "bfloat16")},
+    **{f"one past {tile}": has_length(tile + 1) for tile in TILES},
+    **{f"at {tile}": has_length(tile) for tile in TILES},
+    **{f"one below {tile}": has_length(tile - 1) for tile in TILES},
+    **{f"values {family}": has("values", family) for family in FAMILIES},
+    **{f"layout {layout}": has("layout", layout) for layout in ("plain", *LAYOUTS)},
+    **{f"dtype {dtype}": has("dtype", dtype) for dtype in DTYPES},
     "group of three": lambda p: p.group == 3,
     "several groups": lambda p: p.group > 1 and p.heads_kv > 1,
     "head_dim no multiple of 8": lambda p: p.head_dim % 8,
