@@ -306,8 +306,8 @@ class Rounding:
 
     @cached_property
     def gradient_lost(self) -> float:
-        """What a tiny score gradient loses of dQ and dK; plain PyTorch also stores it scaled."""
-        return (abs(self.steps.problem.softmax_scale) + self.plain) * self.eta
+        """What a tiny score gradient loses of dQ and dK: stored as it is, then scaled, or scaled and then stored."""
+        return max(abs(self.steps.problem.softmax_scale), 1.0) * 2 * self.eta
 
     @cached_property
     def weights(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The rules R0, R1 and R2: whether one kernel's outputs for one problem are right. See docs/numerics.md."""
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +52,10 @@ def judged_outputs(problem: Problem, kernel: Kernel) -> tuple[OutputName, ...]:
     return (*names, *(_GRADIENTS if problem.backward else ()))
 
 
-def judge(problem: Problem, kernel: Kernel, outputs: Outputs, truth: Truth) -> Judgement:
+def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Judgement:
     """Judge what `kernel` gave for `problem` by R0, R1 and R2, in this order; the first rule to fail is named."""
+    if not isinstance(outputs, Outputs):  # foreign code: what it declares to return need not be what it returns
+        return Judgement("R0 outputs", f"the call returned {type(outputs).__qualname__}, not Outputs")
     names = judged_outputs(problem, kernel)
     for name in names:
         if fault := _form(name, problem, getattr(outputs, name), getattr(truth.reference, name)):
@@ -90,18 +93,21 @@ def _stored(name: OutputName, problem: Problem) -> str:
 def _form(name: OutputName, problem: Problem, candidate: object, reference: Tensor) -> Fault | None:
     dtype = getattr(torch, _stored(name, problem))
     if not isinstance(candidate, Tensor):
-        return f"R0 {name} missing", f"{name} is {candidate!r}, not a tensor"
+        return f"R0 {name} missing", f"{name} is {reprlib.repr(candidate)}, not a tensor"
     if candidate.shape != reference.shape:
         return f"R0 {name} shape", f"{name} has shape {tuple(candidate.shape)}, not {tuple(reference.shape)}"
     if candidate.dtype != dtype:
         return f"R0 {name} dtype", f"{name} is {candidate.dtype}, not {dtype}"
     if candidate.device != reference.device:
         return f"R0 {name} device", f"{name} is on {candidate.device}, not on {reference.device}"
+    if candidate.layout != torch.strided:
+        return f"R0 {name} layout", f"{name} is {candidate.layout}, not torch.strided"
     return None
 
 
 def _comparable(name: OutputName, kernel: Kernel, candidate: Tensor) -> Tensor:
-    """An empty row's lse as the contract has it, where the kernel declares +inf."""
+    """The bare numbers; an empty row's lse as the contract has it, where the kernel declares +inf."""
+    candidate = candidate.detach()
     if name == "lse" and kernel.empty_lse == float("inf"):
         return candidate.masked_fill(candidate == float("inf"), float("-inf"))
     return candidate

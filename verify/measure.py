@@ -117,7 +117,8 @@ def largest_error(baseline: Tensor, reference: Tensor) -> float:
 
 def _histogram(size: Tensor, reference: Tensor, dtype: str) -> tuple[int, ...]:
     bits, smallest = _FRACTION[dtype]
-    exponent = torch.frexp(reference).exponent - 1
+    # frexp calls the exponent of 0 zero, as if it were 1/2; its last place is the smallest there is.
+    exponent = torch.where(reference == 0, smallest, torch.frexp(reference).exponent - 1)
     last_place = torch.exp2((exponent - bits).clamp(min=smallest).to(size.dtype))
     ends = torch.tensor([2.0**power for power in _BUCKET_EXPONENTS], dtype=size.dtype, device=size.device)
     bucket = torch.bucketize(size / last_place, ends)

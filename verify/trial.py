@@ -70,7 +70,9 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
                 _synchronize(bench.device)
         except torch.OutOfMemoryError as error:
             return replace(blank, verdict="failed", rule="out of memory", message=_first_line(error))
-        except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is its verdict
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict
             _check_context(bench.device, error)
             return replace(blank, rule=f"raised {type(error).__name__}", message=_where(error))
     seconds = time.perf_counter() - started
@@ -117,18 +119,18 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_context(device: torch.device, error: Exception) -> None:
+def _check_context(device: torch.device, error: BaseException) -> None:
     try:
         _synchronize(device)
     except RuntimeError:
         raise ContextLost(_where(error)) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """The error's message and the line that raised it, without the folders that lead there."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.replace(chr(92), '/').rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""

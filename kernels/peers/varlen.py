@@ -18,6 +18,7 @@ from fa2verify.kernels.peers import lineages
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.peers.cuda_device import lacks_cuda
 from fa2verify.kernels.peers.determinism import deterministic_algorithms
+from fa2verify.kernels.peers.flash_attention_2 import empty_batch_faults, window_faults
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 
@@ -42,14 +43,11 @@ class VarlenKernel(Kernel):
         reasons = []
         if not problem.is_varlen:
             reasons.append("varlen_attn takes packed sequences with cu_seqlens alone.")
-        reasons += misaligned(problem, "bottom_right")
+        reasons += (*misaligned(problem, "bottom_right"), *window_faults(problem), *empty_batch_faults(problem))
         if problem.head_dim > 256:
             reasons.append(f"varlen_attn takes head_dim up to 256, not {problem.head_dim}.")
         if problem.head_dim % 8:
             reasons.append(f"varlen_attn needs head_dim to be a multiple of 8, not {problem.head_dim}.")
-        if not sum(problem.seqlens_q):
-            # Seen with torch 2.11 on an H200: docs/findings/torch-varlen-no-query.md.
-            reasons.append("varlen_attn launches an empty grid when no sequence has a query: CUDA error, invalid argument.")
         if problem.dropout:
             reasons.append("varlen_attn has no dropout.")
         if problem.softcap:
