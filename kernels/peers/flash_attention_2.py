@@ -1,7 +1,7 @@
 """What FlashAttention-2's own code gets wrong, whichever adapter leads to it: torch's copy or the package.
 
-Each was found or confirmed by this suite; docs/findings has the smallest problems. Until a ledger of known failures runs
-them and watches for the day that they pass, adapters state them as unsupported.
+Each was found or confirmed by this suite; docs/findings has the smallest problems. Until a ledger of known failures
+runs them and watches for the day that they pass, adapters state them as unsupported.
 """
 
 from fa2verify.kernels.problem import Problem
@@ -28,7 +28,7 @@ def window_faults(problem: Problem) -> tuple[str, ...]:
 
 
 def empty_batch_faults(problem: Problem) -> tuple[str, ...]:
-    """Packed tensors without a single token: a grid of no blocks (torch 2.11 and its copy of flash-attn, on an H200)."""
+    """Packed tensors without a token: a grid of no blocks (torch 2.11's copy of flash-attn, on an H200)."""
     if not sum(problem.seqlens_q):
         return ("It launches an empty grid where no sequence has a query: CUDA error, invalid argument.",)
     if problem.backward and not sum(problem.seqlens_k):

@@ -26,7 +26,7 @@ HALF = Problem(dropout=0.5, dropout_seed=7, heads_q=3)
     ],
 )
 def test_philox_gives_the_published_answers(counter: str, key: str, expected: str) -> None:
-    c0, c1, c2, c3 = (np.array([int(word, 16)], dtype=np.uint64) for word in counter.split())
+    c0, c1, c2, c3 = (torch.tensor([int(word, 16)]) for word in counter.split())
     k0, k1 = (int(word, 16) for word in key.split())
     assert " ".join(f"{int(word[0]):08x}" for word in philox4x32_10((c0, c1, c2, c3), (k0, k1))) == expected
 
