@@ -69,8 +69,8 @@ Forward = Callable[[Scene], tuple[Tensor, Tensor]]
 def flash(scene: Scene, width: int, descending: bool) -> tuple[Tensor, Tensor]:
     """FlashAttention-2's forward, Algorithm 1 of arXiv 2307.08691, over key blocks of `width`."""
     shape = scene.q.shape[:-1]
-    top = torch.full(shape, float("-inf"))
-    total, acc = torch.zeros(shape), torch.zeros_like(scene.q)
+    top = torch.full(shape, float("-inf"), device=scene.q.device)
+    total, acc = torch.zeros_like(top), torch.zeros_like(scene.q)
     starts = range(0, scene.k.shape[2], width)
     for start in reversed(starts) if descending else starts:
         keys = slice(start, start + width)
@@ -109,7 +109,7 @@ def split(scene: Scene, parts: int) -> tuple[Tensor, Tensor]:
     for start in range(0, max(scene.k.shape[2], 1), width):
         keys = slice(start, start + width)
         s = scene.scores(keys)
-        top = s.amax(-1) if s.shape[-1] else torch.full(s.shape[:-1], float("-inf"))
+        top = s.amax(-1) if s.shape[-1] else torch.full(s.shape[:-1], float("-inf"), device=s.device)
         base = top.masked_fill(top == float("-inf"), 0.0)
         p = torch.exp(s - base[..., None])
         total = p.sum(-1)
