@@ -15,8 +15,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs, ScoreDtype
+from fa2verify.kernels.autograd import AutogradKernel, Forward
+from fa2verify.kernels.kernel import ScoreDtype
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.problem import Causal, Problem
 from fa2verify.kernels.tensors import Tensors
@@ -41,7 +41,7 @@ _DROPOUT = "dropout_p"
 _KNOWN = frozenset({*_ASKED, *_PACKED, _LSE, _DROPOUT})
 
 
-class FunctionKernel(Kernel):
+class FunctionKernel(AutogradKernel):
     """`function` as a kernel.
 
     function  called as function(q, k, v, ...) with the tensors of `Tensors`, by position; everything else by name, and
@@ -98,7 +98,7 @@ class FunctionKernel(Kernel):
             reasons.append("The function's attribute differentiable is False: it has no backward.")
         return tuple(reasons)
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:
         """Call the function. Raises what it raises, and TypeError if it gives no gradient where one is asked for."""
         arguments = self.arguments(problem, tensors)
 
@@ -111,7 +111,7 @@ class FunctionKernel(Kernel):
                 _require_gradient(result)
             return result, lse
 
-        return differentiate(forward, problem, tensors)
+        return forward
 
     def arguments(self, problem: Problem, tensors: Tensors) -> dict[str, Any]:
         """What the function is given by name: what `problem` asks for, and what has no default."""

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.peers import lineages
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.peers.cuda_device import lacks_cuda
@@ -28,7 +27,7 @@ from fa2verify.kernels.tensors import Tensors
 _MINIMUM = (2, 6)
 
 
-class FlashAttnKernel(Kernel):
+class FlashAttnKernel(AutogradKernel):
     """Tri Dao's package, through its public functions."""
 
     name = "flash-attn"
@@ -50,7 +49,7 @@ class FlashAttnKernel(Kernel):
             reasons.append("Its dropout mask is drawn by flash-attn and cannot be reproduced.")
         return tuple(reasons)
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:
         """flash_attn_func, or flash_attn_varlen_func for a varlen problem."""
         package = importlib.import_module("flash_attn")
         options: dict[str, Any] = {
@@ -71,7 +70,7 @@ class FlashAttnKernel(Kernel):
                 out, lse, _ = package.flash_attn_func(q, k, v, **options)
             return out, lse - lse_shift(problem, tensors)
 
-        return differentiate(forward, problem, tensors)
+        return forward
 
 
 def lse_shift(problem: Problem, tensors: Tensors) -> Tensor | float:

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 
@@ -30,7 +29,7 @@ ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 _UNBOUNDED = 2**30  # beyond any distance j - i, and far enough from int32's end to be added to
 
 
-class FlexKernel(Kernel):
+class FlexKernel(AutogradKernel):
     """flex_attention through torch.compile."""
 
     @abstractmethod
@@ -51,7 +50,7 @@ class FlexKernel(Kernel):
             )
         return (*reasons, *self.limits(problem))
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:
         """Run the compiled function; on first sight of a kind of problem it is compiled, in seconds."""
         score_mod = _score_mod(problem, tensors)
         block_mask = _block_mask(problem, tensors.q.device)
@@ -69,7 +68,7 @@ class FlexKernel(Kernel):
             out, lse = (result[0], result[1].lse) if self.gives_lse else (result, None)
             return out.transpose(1, 2), lse
 
-        return differentiate(forward, problem, tensors)
+        return forward
 
     def prepare(self, tensor: Tensor) -> Tensor:
         """`tensor`, (batch, heads, seqlen, head_dim), with what the compiler should know of it."""

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.autograd import AutogradKernel, Forward
+from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.mask import visible
 from fa2verify.kernels.peers.determinism import deterministic_algorithms
 from fa2verify.kernels.peers.empty_rows import has_empty_rows
@@ -30,7 +30,7 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 
 
-class SdpaKernel(Kernel):
+class SdpaKernel(AutogradKernel):
     """scaled_dot_product_attention on one backend.
 
     backend          the one backend that is switched on during the call
@@ -51,14 +51,18 @@ class SdpaKernel(Kernel):
             reasons += self.limits(problem)
         return tuple(reasons)
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:  # noqa: ARG002 - the interface's
         """Run the backend. Raises RuntimeError if it refuses."""
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
             return self._attend(problem, q, k, v), None
 
+        return forward
+
+    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+        """Run it, in torch's deterministic mode if the problem asks for that."""
         with deterministic_algorithms(problem.deterministic and problem.backward):
-            return differentiate(forward, problem, tensors)
+            return super().__call__(problem, tensors)
 
     def _attend(self, problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Out, (batch, seqlen_q, heads_q, head_dim)."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.autograd import AutogradKernel, Forward
+from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.peers import lineages
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.peers.cuda_device import lacks_cuda
@@ -23,7 +23,7 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 
 
-class VarlenKernel(Kernel):
+class VarlenKernel(AutogradKernel):
     """varlen_attn. The diagonal is bottom-right, flash-attn's; lse is (heads_q, total_q), against its docstring."""
 
     name = "torch-varlen"
@@ -63,7 +63,7 @@ class VarlenKernel(Kernel):
                 reasons.append(f"varlen_attn of torch {torch.__version__} has no parameter {parameter}.")
         return tuple(reasons)
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:
         """Run varlen_attn."""
         from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
@@ -85,8 +85,12 @@ class VarlenKernel(Kernel):
             )
             return out, lse
 
+        return forward
+
+    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+        """Run it, in torch's deterministic mode if the problem asks for that."""
         with deterministic_algorithms(problem.deterministic and problem.backward):
-            return differentiate(forward, problem, tensors)
+            return super().__call__(problem, tensors)
 
 
 @cache
