@@ -47,5 +47,6 @@ def kept(problem: Problem, sequence: int, seqlen_q: int, seqlen_k: int, device: 
     heads = torch.arange(problem.heads_q, device=device)[:, None, None]
     batch = torch.full((1, 1, 1), sequence, device=device)
     key = (problem.dropout_seed & _LOW, problem.dropout_seed >> 32)
-    words = torch.stack(torch.broadcast_tensors(*philox4x32_10((columns, rows, heads, batch), key)), dim=-1)
+    # All four words depend on all of the counter, so they have its whole shape already.
+    words = torch.stack(philox4x32_10((columns, rows, heads, batch), key), dim=-1)
     return words.flatten(-2)[..., :seqlen_k] >= int(problem.dropout * 2**32)

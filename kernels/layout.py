@@ -5,6 +5,9 @@ taken for split ones), so `sliced` has strides of its own for every tensor, the 
 whatever lies between the elements is NaN: a kernel that reads it shows it.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,8 +56,5 @@ def _leading(problem: Problem, lengths: tuple[int, ...]) -> tuple[int, ...]:
     return (sum(lengths),) if problem.is_varlen else (problem.batch, lengths[0])
 
 
-def _offset(full, shape: tuple[int, ...], elements: int) -> Tensor:  # type: ignore[no-untyped-def]
-    count = 1
-    for size in shape:
-        count *= size
-    return full(elements + count)[elements:].view(shape)
+def _offset(full: Callable[..., Tensor], shape: tuple[int, ...], elements: int) -> Tensor:
+    return full(elements + math.prod(shape))[elements:].view(shape)

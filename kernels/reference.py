@@ -178,7 +178,8 @@ class Steps:
 
     def over_group(self, heads: Tensor) -> Tensor:
         """Sum over the query heads of each key head: (batch, heads_q, ...) to (batch, heads_kv, ...)."""
-        return heads.unflatten(1, (self.problem.heads_kv, self.problem.group)).sum(2)
+        batch, _, seqlen, head_dim = heads.shape
+        return heads.reshape(batch, self.problem.heads_kv, self.problem.group, seqlen, head_dim).sum(2)
 
     @cached_property
     def dk(self) -> Tensor:

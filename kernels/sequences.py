@@ -39,15 +39,16 @@ def blocks(problem: Problem, tensors: Tensors) -> Iterator[Block]:
     if slopes is not None and slopes.dim() == 1:
         slopes = slopes[None]
     if not problem.is_varlen:
-        heads_first = (tensor.transpose(1, 2) for tensor in (tensors.q, tensors.k, tensors.v, tensors.dout))
-        yield Block(0, *heads_first, slopes)
+        q, k, v, dout = (tensor.transpose(1, 2) for tensor in (tensors.q, tensors.k, tensors.v, tensors.dout))
+        yield Block(0, q, k, v, dout, slopes)
         return
     start_q = start_k = 0
     for index, (length_q, length_k) in enumerate(zip(problem.seqlens_q, problem.seqlens_k, strict=True)):
         rows_q, rows_k = slice(start_q, start_q + length_q), slice(start_k, start_k + length_k)
-        parts = (tensors.q[rows_q], tensors.k[rows_k], tensors.v[rows_k], tensors.dout[rows_q])
+        packed = (tensors.q[rows_q], tensors.k[rows_k], tensors.v[rows_k], tensors.dout[rows_q])
+        q, k, v, dout = (part.transpose(0, 1)[None] for part in packed)
         of_sequence = slopes[index : index + 1] if problem.alibi == "per_batch_head" and slopes is not None else slopes
-        yield Block(index, *(part.transpose(0, 1)[None] for part in parts), of_sequence)
+        yield Block(index, q, k, v, dout, of_sequence)
         start_q, start_k = start_q + length_q, start_k + length_k
 
 

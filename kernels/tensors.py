@@ -43,12 +43,13 @@ class Tensors:
 def make_tensors(problem: Problem, device: torch.device | str = "cpu") -> Tensors:
     """Draw the problem's values, round them to its dtype and lay them out on `device`."""
     q, k, v, dout = empty_like_layout(problem, torch.device(device))
-    for role, tensor, lengths in (
+    roles: tuple[tuple[Role, Tensor, tuple[int, ...]], ...] = (
         ("q", q, problem.seqlens_q),
         ("k", k, problem.seqlens_k),
         ("v", v, problem.seqlens_k),
         ("dout", dout, problem.seqlens_q),
-    ):
+    )
+    for role, tensor, lengths in roles:
         tensor.copy_(_values(problem, role, lengths, tensor.shape))
     return Tensors(
         q=q,

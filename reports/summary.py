@@ -151,20 +151,20 @@ def short(value: float | None) -> str:
 
 def _line(summary: KernelSummary) -> str:
     if summary.status == "unavailable":
-        return "could not run here: " + _printable(" ".join(summary.unavailable))
+        return "left out: " + _printable(" ".join(summary.unavailable))
     counts = "  ".join(f"{summary.counts[verdict]:6d} {word}" for verdict, word in VERDICT_WORDS.items())
     if summary.status == "not judged":
         return f"{counts}  nothing judged"
-    worst = [
-        f"{short(found.worst)}x {{}}in {direction}"
+    medians = [
+        f"{short(found.median)}x {{}}in {direction}"
         for direction, found in summary.ratios.items()
-        if found.worst is not None
+        if found.median is not None
     ]
     # "PyTorch's error" is said once, with the first of the two.
-    ratio = " and ".join(text.format("" if index else "PyTorch's error ") for index, text in enumerate(worst))
-    share = f"{short(summary.worst_share)} of the bound" if summary.worst_share is not None else ""
-    measured = ", ".join(part for part in (ratio, share) if part)
-    return f"{counts}  worst {measured}" if measured else counts
+    ratio = " and ".join(text.format("" if index else "PyTorch's error ") for index, text in enumerate(medians))
+    share = f"at most {short(summary.worst_share)} of the bound" if summary.worst_share is not None else ""
+    measured = ", ".join(part for part in (ratio and f"median {ratio}", share) if part)
+    return f"{counts}  {measured}" if measured else counts
 
 
 def _summary(

@@ -1,8 +1,8 @@
 """The controlling process' part: the run's record, the kernels' entries, dead workers, the report, the exit status."""
 
 import datetime
-import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ class Controller:
         except KernelSpecError as error:
             raise pytest.UsageError(f"--kernel: {error}") from error
         self._config = config
-        self._directory = config.getoption("--report-dir").absolute()
+        self._directory: Path = config.getoption("--report-dir").absolute()
         self._summaries: tuple[KernelSummary, ...] = ()
         self._loaded = Loaded(())
         self.run = Run(
@@ -49,7 +49,13 @@ class Controller:
             environment=describe(device) | _asked(config),
             features=FEATURES,
         )
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            asked = config.getoption("--report-dir")
+            raise pytest.UsageError(
+                f"--report-dir={asked}: no folder, and none can be made: {error.strerror}"
+            ) from None
         clear(self._directory)
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
@@ -66,7 +72,7 @@ class Controller:
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """Write the verdict that a dead worker could not, and have its test run again with the kernel in quarantine."""
         timeout = self._config.getoption("--problem-timeout")
-        record = Journal(self._directory, report.node.gateway.id).last_words(timeout)  # type: ignore[attr-defined]
+        record = Journal(self._directory, report.node.gateway.id).last_words(timeout)
         if record is None:
             return  # it did not die in a kernel: xdist's own report stands
         self._write(record)
@@ -101,7 +107,7 @@ class Controller:
             write(f"not read: {loss}", yellow=True)
         write(f"{sentence(self._summaries)}. Report: {_shown(self._report())}")
 
-    def _report(self) -> Any:
+    def _report(self) -> Path:
         return self._directory / "index.html"
 
     def _entry(self, registered: Registered) -> KernelEntry:
@@ -137,9 +143,14 @@ def spec_of(name: str, kernels: tuple[Registered, ...]) -> str:
 
 
 def _seed(config: pytest.Config) -> int:
-    """The seed on the command line, or a fresh one."""
+    """The seed on the command line, or a fresh one. Raises pytest.UsageError."""
     given = config.getoption("--hypothesis-seed")
-    return secrets.randbits(32) if given in (None, "random") else int(given)
+    if given in (None, "random"):
+        return secrets.randbits(32)
+    try:
+        return int(given)
+    except ValueError:
+        raise pytest.UsageError(f"--hypothesis-seed={given}: must be an integer, or random") from None
 
 
 def _asked(config: pytest.Config) -> dict[str, str]:
@@ -148,5 +159,6 @@ def _asked(config: pytest.Config) -> dict[str, str]:
     return {name: value for name, value in asked.items() if value}
 
 
-def _shown(path: Any) -> str:
-    return os.path.relpath(path)
+def _shown(path: Path) -> str:
+    """Relative to the current folder, if it is in there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

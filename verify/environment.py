@@ -15,7 +15,7 @@ def describe(device: str) -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)  # type: ignore[no-untyped-call]
         except importlib.metadata.PackageNotFoundError:
             continue
     found["system"] = f"{platform.system()} {platform.machine()}"

@@ -20,6 +20,8 @@ from fa2verify.kernels.registry import select
 from fa2verify.reports.record import Record, from_json, to_json
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
+_READY = b"ready"
+
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
@@ -57,6 +59,8 @@ class Isolation:
             test=test,
         )
         try:
+            # What comes before the call, such as importing the kernel, is as long as it is in this process.
+            assert receiver.recv_bytes() == _READY
             if not receiver.poll(self.timeout):
                 child.kill()
                 child.join()
@@ -68,6 +72,7 @@ class Isolation:
             return replace(blank, rule="process died", message=_cause_of_death(child.exitcode))
         finally:
             receiver.close()
+        child.kill()  # it has nothing more to say, and a thread that the kernel left behind would keep it
         child.join()
         assert isinstance(record, Record)
         return record
@@ -80,6 +85,7 @@ def _child(
     kernel = next(registered.kernel for registered in select(specs) if registered.kernel.name == name)
     bench = Bench(torch.device(device), precision)
     drawn = Problem.from_json(problem)
+    sender.send_bytes(_READY)
     try:
         record = attempt(kernel, drawn, bench, test)
     except ContextLost as lost:
@@ -99,5 +105,7 @@ def _child(
 
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        return f"the process died of signal {-exitcode} ({signal.Signals(-exitcode).name}) during the call"
+        known = -exitcode in set(signal.Signals)  # not every real-time signal has a name
+        name = f" ({signal.Signals(-exitcode).name})" if known else ""
+        return f"the process died of signal {-exitcode}{name} during the call"
     return f"the process left with status {exitcode} during the call"

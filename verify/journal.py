@@ -22,6 +22,7 @@ class Journal:
 
     def __init__(self, directory: Path, worker: str) -> None:
         self._note = directory / f".running-{worker}.json"
+        self._unfinished = directory / f".running-{worker}.new"
         self._trace = directory / f".running-{worker}.trace"
 
     @contextmanager
@@ -30,7 +31,7 @@ class Journal:
 
         record  the verdict that holds if the process does not survive
         """
-        self._note.write_text(to_json(record))
+        self._write(record)
         with self._trace.open("w") as trace:
             faulthandler.dump_traceback_later(timeout, exit=True, file=trace)
             try:
@@ -44,11 +45,12 @@ class Journal:
         """Say more about the call under way, for a process that must leave because of it."""
         record = from_json(self._note.read_text())
         assert isinstance(record, Record)
-        self._note.write_text(to_json(replace(record, message=message)))
+        self._write(replace(record, message=message))
 
     def last_words(self, timeout: float) -> Record | None:
         """The verdict on the call that the worker died in, and forget it; None if it died outside a call."""
         if not self._note.exists():
+            self.forget()
             return None
         record = from_json(self._note.read_text())
         assert isinstance(record, Record)
@@ -61,5 +63,10 @@ class Journal:
 
     def forget(self) -> None:
         """Remove what is left of the note."""
-        self._note.unlink(missing_ok=True)
-        self._trace.unlink(missing_ok=True)
+        for file in (self._note, self._unfinished, self._trace):
+            file.unlink(missing_ok=True)
+
+    def _write(self, record: Record) -> None:
+        # In one step: half a note, of a process killed meanwhile, could not be read.
+        self._unfinished.write_text(to_json(record))
+        self._unfinished.replace(self._note)

@@ -80,7 +80,8 @@ def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Ju
         *(partial(_elementwise, comparison) for comparison in comparisons),
     )
     fault = next((fault for rule in rules if (fault := rule())), None)
-    return Judgement(*(fault or (None, "")), comparisons)
+    rule, message = fault or (None, "")
+    return Judgement(rule, message, comparisons)
 
 
 Fault = tuple[str, str]

@@ -1,5 +1,7 @@
 """The suite's command-line options."""
 
+import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,8 @@ import pytest
 from fa2verify.kernels.reference import Precision
 
 Device = Literal["cpu", "cuda"]
+
+_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--problem-timeout",
-        type=float,
+        type=seconds,
         default=120.0,
         metavar="SECONDS",
         help="a kernel that takes longer for one problem has hung (default: %(default)s; includes compilation)",
@@ -70,6 +74,17 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--shard", metavar="I/N", help="run only the I-th of N slices of the suite; merge with `fa2verify report`"
     )
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds that an alarm can be set to. Raises argparse.ArgumentTypeError, a usage error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _DAY:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0, at most a day ({_DAY})")
+    return value
 
 
 def chosen_device(config: pytest.Config) -> Device:

@@ -6,6 +6,7 @@ registered and loaded explicitly, so that a run is the same everywhere.
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import InvalidArgument
 
 # Problems per kernel, dense and varlen together: forward alone; forward and backward get twice as many.
 EXAMPLES = {"quick": 16, "default": 120, "deep": 20_000}
@@ -29,7 +30,14 @@ def register() -> None:
 
 
 def load(config: pytest.Config) -> str:
-    """Load the profile that the command line names, else ours named "default"; gives its name."""
+    """Load the profile that the command line names, else ours named "default"; gives its name.
+
+    Raises pytest.UsageError for a profile that nobody has registered.
+    """
     name: str = config.getoption("--hypothesis-profile") or DEFAULT
-    settings.load_profile(name)
+    try:
+        settings.load_profile(name)
+    except InvalidArgument:
+        known = ", ".join(EXAMPLES)
+        raise pytest.UsageError(f"--hypothesis-profile={name}: there is no such profile; ours are {known}") from None
     return name

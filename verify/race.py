@@ -68,7 +68,7 @@ def race(problem: Problem, kernels: Sequence[AutogradKernel], rounds: int) -> li
     shape = (problem.batch, problem.seqlens_q[0], problem.heads_q, problem.head_dim)
     q, k, v, dout = (torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(4))
     inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
-    tensors = Tensors(*inputs, dout, None, None, shape[1], shape[1], None)
+    tensors = Tensors(q, k, v, dout, None, None, shape[1], shape[1], None)
     forwards = {kernel.name: kernel.forward_of(problem, tensors) for kernel in kernels}
     graphs = {name: forward(*inputs)[0] for name, forward in forwards.items()}
     calls: dict[tuple[str, str], Callable[[], object]] = {}
@@ -80,7 +80,7 @@ def race(problem: Problem, kernels: Sequence[AutogradKernel], rounds: int) -> li
     for number in range(rounds + 2):
         marks = []
         for key, call in calls.items():
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             flush.zero_()
             begin.record()
             call()

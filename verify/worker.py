@@ -56,7 +56,7 @@ class Worker:
                 registered,
                 metafunc.module.DIRECTION,
                 varlen=metafunc.function.__name__ == "test_varlen",
-                examples=settings.default.max_examples,
+                examples=settings().max_examples,
                 size=SIZES[self._run.device],
             )
         ]

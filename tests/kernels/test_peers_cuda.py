@@ -40,7 +40,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
     def pretend(major: int, minor: int) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: (major, minor))  # noqa: ARG005
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: (major, minor))
         monkeypatch.setattr("torch.version.hip", None)
 
     return pretend
@@ -104,7 +104,7 @@ def test_which_flash_attn_package_will_do(
         return version
 
     gpu(9, 0)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)  # noqa: ARG005
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     monkeypatch.setattr("importlib.metadata.version", found)
     sentences = FlashAttnKernel().unavailable(CUDA)
     if words is None:

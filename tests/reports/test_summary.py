@@ -107,12 +107,12 @@ def test_terminal_lines(
     kernels = (make_kernel(), make_kernel("far-away", unavailable=("No GPU.",)), make_kernel("idle"))
     forward = make_record(kernel="fwd", errors=(make_error("lse", 1.0, None, bound_units=0.41),))
     counts = "{:6} passed  {:6} failed       0 crashed       0 timed out  {:6} unsupported"
-    worst = "worst 4.00x PyTorch's error in out and 1.50x in gradients, 2.00 of the bound"
+    worst = "median 1.50x PyTorch's error in out and 1.50x in gradients, at most 2.00 of the bound"
     assert lines(summarize(one_run(*example, forward, kernels=kernels))) == (
         f"ours      {counts.format(2, 1, 1)}  {worst}",
-        "far-away  could not run here: No GPU.",
+        "far-away  left out: No GPU.",
         f"idle      {counts.format(0, 0, 0)}  nothing judged",
-        f"fwd       {counts.format(1, 0, 0)}  worst 0.410 of the bound",
+        f"fwd       {counts.format(1, 0, 0)}  at most 0.410 of the bound",
     )
 
 
