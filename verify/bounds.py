@@ -2,7 +2,7 @@
 
 Derivation and evidence are in docs/numerics.md; here are the formulas. Two kinds of error are kept apart:
 
-* fp32 arithmetic, `Rounding.fp32_scores` and below: sums of many fp32 roundings, small beside everything else;
+* fp32 arithmetic: sums of many fp32 roundings, up to a third of F for gradients in fp16 and far less in bf16;
 * roundings to the problem's dtype: of the probabilities, of the scores' gradients and of the results, and, for a kernel
   of `score_dtype` "dtype", of scores and of whatever plain PyTorch stores in between.
 

@@ -56,6 +56,9 @@ class Controller:
             raise pytest.UsageError(
                 f"--report-dir={asked}: no folder, and none can be made: {error.strerror}"
             ) from None
+        self._dry = config.getoption("collectonly")
+        if self._dry:
+            return
         clear(self._directory)
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
@@ -84,6 +87,8 @@ class Controller:
     def pytest_sessionfinish(self, session: pytest.Session) -> Any:
         """Merge the workers' records and write the report, once all of them have left."""
         result = yield
+        if self._dry:
+            return result
         merge(self._directory)
         self._loaded = load([self._directory])
         self._summaries = summarize(self._loaded)
@@ -96,6 +101,8 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One line a kernel, what could not be told, and where the report is."""
+        if self._dry:
+            return
         write = terminalreporter.write_line
         terminalreporter.section("kernels")
         for line in lines(self._summaries):

@@ -64,9 +64,7 @@ def _by_rows(problem: Problem, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor |
                     s = problem.softcap * torch.tanh(s / problem.softcap)
                 if slopes is not None:
                     slope = slopes[b, h] if slopes.dim() == 2 else slopes[h]
-                    s = s - slope.double() * torch.tensor(
-                        [abs(i + offset - j) for j in seen], dtype=torch.float64
-                    )
+                    s = s - slope.double() * torch.tensor([abs(i + offset - j) for j in seen], dtype=torch.float64)
                 lse = s.logsumexp(0) if seen else torch.tensor(float("-inf"), dtype=torch.float64)
                 p = torch.exp(s - lse)
                 if problem.dropout:
@@ -91,21 +89,24 @@ def sees(problem: Problem, diagonal: int, j: int) -> bool:
 
 def second_version(problem: Problem, tensors: Tensors) -> Outputs:
     """The same attention with gradients by autograd, shaped as the contract says."""
-    flat = [t.double().reshape(-1, *t.shape[-2:]).requires_grad_() for t in (tensors.q, tensors.k, tensors.v)]
-    dout = tensors.dout.double().reshape(flat[0].shape)
-    out, lse = _by_rows(problem, *flat, tensors.alibi_slopes)  # type: ignore[misc]
-    gradients = torch.autograd.grad(out, flat, dout, materialize_grads=True, allow_unused=True) if out.grad_fn else []
-    shaped = [gradient.reshape(t.shape) for gradient, t in zip(gradients, (tensors.q, tensors.k, tensors.v))]  # noqa: B905
-    if not shaped:
-        shaped = [torch.zeros(t.shape, dtype=torch.float64) for t in (tensors.q, tensors.k, tensors.v)]
-    if not problem.is_varlen:
-        lse = lse.unflatten(0, (problem.batch, problem.seqlens_q[0])).transpose(1, 2)
+    inputs = (tensors.q, tensors.k, tensors.v)
+    q, k, v = (each.double().reshape(-1, *each.shape[-2:]).requires_grad_() for each in inputs)
+    dout = tensors.dout.double().reshape(q.shape)
+    out, lse = _by_rows(problem, q, k, v, tensors.alibi_slopes)
+    if out.requires_grad:
+        gradients = torch.autograd.grad(out, (q, k, v), dout, materialize_grads=True, allow_unused=True)
+    else:  # no query at all
+        gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v))
+    dq, dk, dv = (gradient.reshape(each.shape) for gradient, each in zip(gradients, inputs, strict=True))
+    if problem.is_varlen:
+        rows = lse.T
     else:
-        lse = lse.T
-    return Outputs(out.detach().reshape(tensors.q.shape), lse, *shaped)
+        rows = lse.reshape(problem.batch, problem.seqlens_q[0], problem.heads_q).transpose(1, 2)
+    return Outputs(out.detach().reshape(tensors.q.shape), rows, dq, dk, dv)
 
 
 def assert_close(found: Outputs, expected: Outputs, allowed: dict[str, float]) -> None:
+    """The outputs that `allowed` names agree, element by element and in what is not finite."""
     for name, tolerance in allowed.items():
         one, other = getattr(found, name), getattr(expected, name)
         if one is None and other is None:

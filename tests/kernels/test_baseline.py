@@ -1,4 +1,4 @@
-"""The baseline is the reference's attention in the kernel's dtype: in fp64 nothing but fp64's roundings is between them."""
+"""The baseline is the reference's attention in the kernel's dtype: in fp64 only fp64's roundings are between them."""
 
 from dataclasses import replace
 
@@ -75,7 +75,9 @@ def test_rows_that_see_nothing_are_zero_and_not_nan() -> None:
 
 
 def test_inputs_are_left_alone() -> None:
-    problem = Problem(lengths=Dense(seqlen_q=5, seqlen_k=6), dropout=0.2, alibi="per_head", direction="forward_backward")
+    problem = Problem(
+        lengths=Dense(seqlen_q=5, seqlen_k=6), dropout=0.2, alibi="per_head", direction="forward_backward"
+    )
     tensors, again = make_tensors(problem), make_tensors(problem)
     baseline(problem, tensors)
     for name in ("q", "k", "v", "dout", "alibi_slopes"):

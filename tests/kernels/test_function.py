@@ -168,7 +168,7 @@ def test_a_function_may_take_both_forms() -> None:
         _k: Tensor,
         _v: Tensor,
         cu_seqlens_q: Tensor | None = None,
-        cu_seqlens_k: Tensor | None = None,  # noqa: ARG001
+        cu_seqlens_k: Tensor | None = None,
     ) -> Tensor:
         return q if cu_seqlens_q is None else -q
 
@@ -261,7 +261,7 @@ def test_a_wrong_result_reaches_the_judge(result: Any) -> None:
 
 
 def test_a_missing_lse_reaches_the_judge() -> None:
-    def forgetful(q: Tensor, k: Tensor, v: Tensor, return_attn_probs: bool = False) -> Tensor:  # noqa: ARG001
+    def forgetful(q: Tensor, k: Tensor, v: Tensor, return_attn_probs: bool = False) -> Tensor:
         return plain(q, k, v)
 
     kernel = FunctionKernel(forgetful, "forgetful")

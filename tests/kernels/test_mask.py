@@ -20,10 +20,7 @@ def oracle(problem: Problem, seqlen_q: int, seqlen_k: int) -> list[list[bool]]:
     for i in range(seqlen_q):
         row = []
         for j in range(seqlen_k):
-            if problem.causal == "top_left":
-                offset = 0
-            else:
-                offset = seqlen_k - seqlen_q
+            offset = 0 if problem.causal == "top_left" else seqlen_k - seqlen_q
             seen = True
             if problem.causal is not None and j > i + offset:
                 seen = False

@@ -72,7 +72,7 @@ def test_built_in_kernels_have_names_lineages_and_an_origin() -> None:
     registered = builtin()
     names = [each.kernel.name for each in registered]
     assert len(set(names)) == len(names)
-    assert names[:2] == ["fa2verify-triton", "torch-math"]
+    assert names[:4] == ["fa2verify-triton", "fa2verify-cuda", "fa2verify-cuda-emulated", "torch-math"]
     assert {each.origin for each in registered} == {"built in"}
     assert all(each.kernel.lineage for each in registered)
 
@@ -80,17 +80,18 @@ def test_built_in_kernels_have_names_lineages_and_an_origin() -> None:
 def test_two_doors_to_one_upstream_code_are_one_lineage() -> None:
     lineage = {each.kernel.name: each.kernel.lineage for each in builtin()}
     assert lineage["torch-flash"] == lineage["torch-varlen"]
-    others = [name for name in lineage if name != "torch-varlen"]
+    assert lineage["fa2verify-cuda"] == lineage["fa2verify-cuda-emulated"]
+    others = [name for name in lineage if name not in ("torch-varlen", "fa2verify-cuda-emulated")]
     assert len({lineage[name] for name in others}) == len(others)
 
 
 def test_without_triton_the_peers_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fa2verify.kernels.triton.kernel", None)
-    ours, *peers = builtin()
+    ours, *others = builtin()
     (reason,) = ours.kernel.unavailable(torch.device("cpu"))
     assert reason.startswith("It cannot be imported: ModuleNotFoundError")
     assert ours.kernel.unsupported(Problem()) == (reason,)
-    assert len(peers) == len(registry._PEERS)
+    assert {type(each.kernel) for each in others} >= set(registry._PEERS)
     with pytest.raises(RuntimeError, match="cannot be imported"):
         ours.kernel(Problem(), make_tensors(Problem()))
 

@@ -54,5 +54,5 @@ def test_a_kernel_that_takes_nothing_lacks_everything() -> None:
     def nothing(q: object, k: object, v: object, cu_seqlens_q: object, cu_seqlens_k: object) -> None: ...
 
     kernel = FunctionKernel(nothing, "nothing")
-    kernel.unsupported = lambda problem: ("Never.",)  # type: ignore[method-assign]  # noqa: ARG005
+    kernel.unsupported = lambda problem: ("Never.",)  # type: ignore[method-assign]
     assert set(unsupported_features(kernel)) == set(FEATURES)

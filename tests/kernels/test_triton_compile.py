@@ -15,17 +15,21 @@ import json, sys
 import triton
 import torch
 from fa2verify.kernels.triton.compile_check import Variant, compile_variant, defects
+from fa2verify.kernels.triton.configuration import Configuration
 from fa2verify.kernels.triton.kernel import TritonKernel
 
 refusal = TritonKernel().unavailable(torch.device("cpu"))
 compiled = []
 for fields in json.loads(sys.argv[1]):
+    if tuned := fields.pop("tuned", None):
+        fields["tuned"] = Configuration(*tuned)
     variant = Variant(**fields)
     resources = compile_variant(variant)
     compiled.append({"registers": resources.registers, "wide": resources.wide, "defects": defects(variant, resources)})
 print(json.dumps({"refusal": refusal, "compiled": compiled}))
 """
 
+_EVERYTHING = {"window": True, "softcap": True, "alibi": True, "dropout": True}
 _VARIANTS: list[dict[str, Any]] = [
     {"name": "forward", "capability": 90, "block_d": 256},
     {"name": "forward", "capability": 80, "block_d": 128, "varlen": True, "full": False},
@@ -35,6 +39,14 @@ _VARIANTS: list[dict[str, Any]] = [
     {"name": "backward_dq", "capability": 89, "block_d": 256},
     {"name": "preprocess", "capability": 80, "block_d": 64},
     {"name": "forward", "capability": 90, "block_d": 64, "aligned": False, "full": False},
+    {"name": "forward", "capability": 80, "block_d": 64, **_EVERYTHING},
+    {"name": "backward_dq", "capability": 90, "block_d": 128, "varlen": True, **_EVERYTHING},
+    {"name": "backward_fused", "capability": 90, "block_d": 128, **_EVERYTHING},
+    {"name": "backward_fused", "capability": 80, "block_d": 64, "full": False},
+    {"name": "probabilities", "capability": 90, "block_d": 64, **_EVERYTHING},
+    {"name": "forward", "capability": 90, "block_d": 128, "tuned": [128, 64, 8, 3, True]},
+    {"name": "backward_dkdv", "capability": 90, "block_d": 64, "full": False, "tuned": [64, 128, 8, 2, True]},
+    {"name": "backward_fused", "capability": 90, "block_d": 64, "tuned": [64, 128, 8, 2, True]},
 ]
 
 
@@ -58,7 +70,8 @@ def test_variants_compile_and_fit(report: dict[str, Any]) -> None:
 
 def test_single_elements_move_only_where_alignment_is_unknown(report: dict[str, Any]) -> None:
     for variant, found in zip(_VARIANTS, report["compiled"], strict=True):
-        assert found["wide"] == variant.get("aligned", True), variant
+        weights = variant["name"] == "probabilities"  # stored under a mask of single scores
+        assert found["wide"] == (variant.get("aligned", True) and not weights), variant
 
 
 def test_a_process_that_compiles_refuses_the_cpu(report: dict[str, Any]) -> None:

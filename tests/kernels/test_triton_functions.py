@@ -4,9 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-# isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
-import fa2verify.kernels.triton  # noqa: F401
-
 # isort: on
 import pytest
 import torch
@@ -14,12 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fa2verify.kernels.problem import Dense, Problem, Varlen
+# isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
+import fa2verify.kernels.triton  # noqa: F401
+from fa2verify.kernels.dropout import kept as reference_mask
+from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.problem import Causal, Dense, Problem, Varlen
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.kernels.triton.attention import attention, varlen_attention
-from fa2verify.kernels.triton.backward import backward_dkdv, backward_dq
-from fa2verify.kernels.triton.call import Call
+from fa2verify.kernels.triton.arguments import arguments
+from fa2verify.kernels.triton.attention import attention
+from fa2verify.kernels.triton.backward_dkdv import backward_dkdv
+from fa2verify.kernels.triton.backward_dq import backward_dq
 from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configuration, compiled_configuration
+from fa2verify.kernels.triton.dropout import kept, seed_of
 from fa2verify.kernels.triton.forward import forward
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.launch import launch
@@ -61,36 +64,85 @@ def test_rounding_is_to_nearest_even(dtype: torch.dtype) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _ranges(found, length_q, length_k, diagonal, block_m: tl.constexpr, block_n: tl.constexpr):  # type: ignore[no-untyped-def]
+def _ranges(found, length_q, length_k, lower, upper, block_m: tl.constexpr, block_n: tl.constexpr):  # type: ignore[no-untyped-def]
     block = tl.program_id(0)
-    full, end = key_range(block * block_m, length_q, length_k, diagonal, True, block_m, block_n)
-    tl.store(found + block * 4, full)
-    tl.store(found + block * 4 + 1, end)
-    begin, full = query_range(block * block_n, length_k, diagonal, True, block_m, block_n)
-    tl.store(found + block * 4 + 2, begin)
-    tl.store(found + block * 4 + 3, full)
+    for_queries = key_range(block * block_m, length_q, length_k, lower, upper, block_m, block_n)
+    for_keys = query_range(block * block_n, length_q, length_k, lower, upper, block_m, block_n)
+    for index in tl.static_range(4):
+        tl.store(found + block * 8 + index, for_queries[index])
+        tl.store(found + block * 8 + 4 + index, for_keys[index])
+
+
+def _runs(some: Tensor, every: Tensor, length: int, block: int, ragged: bool) -> tuple[set[int], set[int]]:
+    """Blocks of which a score is visible, and those of which all are; `ragged` counts a last block that is cut off."""
+    starts = range(0, length, block)
+    touched = {start for start in starts if some[start : start + block].any()}
+    whole = {start for start in starts if every[start : start + block].all() and (ragged or start + block <= length)}
+    return touched, whole
+
+
+def _check_runs(given: list[int], touched: set[int], whole: set[int], block: int) -> None:
+    """Every visible block is visited once, and the maskless run holds only blocks that need no mask."""
+    begin, full_begin, full_end, end = given
+    left = list(range(begin, min(full_begin, end), block))
+    middle = list(range(full_begin, full_end, block))
+    right = list(range(max(full_begin, full_end), end, block))
+    visited = left + middle + right
+    assert visited == sorted(set(visited))
+    assert touched <= set(visited)
+    assert set(middle) == whole
+    # Past the last row a band may end in the block that holds it: one block in vain, never two.
+    assert len(set(visited) - touched) <= 1
 
 
 @pytest.mark.parametrize(("block_m", "block_n"), [(4, 2), (2, 4)])
 @pytest.mark.parametrize(("length_q", "length_k"), [(9, 9), (3, 10), (10, 3), (1, 7)])
-def test_ranges_hold_what_is_visible_and_nothing_else(length_q: int, length_k: int, block_m: int, block_n: int) -> None:
+@pytest.mark.parametrize("window", [(None, None), (None, 0), (0, None), (2, 1), (0, 0), (5, 3), (30, 30)])
+def test_runs_hold_what_is_visible_and_nothing_else(
+    window: tuple[int | None, int | None], length_q: int, length_k: int, block_m: int, block_n: int
+) -> None:
+    left, right = window
     for diagonal in (0, length_k - length_q):
-        found = torch.full((10, 4), -1, dtype=torch.int32, device=DEVICE)
-        _ranges[(10,)](found, length_q, length_k, diagonal, block_m=block_m, block_n=block_n)
-        seen = torch.ones(length_q, length_k, dtype=torch.bool).tril(diagonal)
+        lower = None if left is None else diagonal - left
+        upper = None if right is None else diagonal + right
+        found = torch.full((10, 8), -1, dtype=torch.int32, device=DEVICE)
+        _ranges[(10,)](found, length_q, length_k, lower, upper, block_m=block_m, block_n=block_n)
+        seen = torch.ones(length_q, length_k, dtype=torch.bool)
+        seen = seen if upper is None else seen.tril(upper)
+        seen = seen if lower is None else seen.triu(lower)
         for block, row in enumerate(range(0, length_q, block_m)):
-            full, end, _, _ = found[block].tolist()
             rows = seen[row : row + block_m]
-            assert end == max([0, *(rows.any(0).nonzero().flatten() + 1).tolist()])
-            assert full == int(rows.all(0).sum()) // block_n * block_n
+            _check_runs(found[block, :4].tolist(), *_runs(rows.any(0), rows.all(0), length_k, block_n, False), block_n)
         for block, column in enumerate(range(0, length_k, block_n)):
-            _, _, begin, full = found[block].tolist()
             columns = seen[:, column : column + block_n]
-            by_some, by_all = columns.any(1), columns.all(1)
-            first = int(by_some.nonzero()[0]) if by_some.any() else length_q
-            assert min(begin, length_q) == min(first // block_m * block_m, length_q) or not by_some.any()
-            assert min(full, length_q) == min(-(-(length_q - int(by_all.sum())) // block_m) * block_m, length_q)
-            assert not by_some[:begin].any()
+            ragged = lower is None
+            _check_runs(
+                found[block, 4:].tolist(),
+                *_runs(columns.any(1), columns.all(1), length_q, block_m, ragged),
+                block_m,
+            )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _keep(found, dropout_seed, threshold, sequence, head, row, column, block_m: tl.constexpr, block_n: tl.constexpr):  # type: ignore[no-untyped-def]
+    mask = kept(seed_of(dropout_seed), threshold, sequence, head, row, column, block_m, block_n)
+    at = tl.arange(0, block_m)[:, None] * block_n + tl.arange(0, block_n)[None, :]
+    tl.store(found + at, mask.to(tl.int8))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize(("seed", "dropout"), [(0, 0.5), (2**63 - 1, 0.17), (3 * 2**32 + 5, 0.9)])
+def test_the_dropout_mask_is_the_reference_mask(seed: int, dropout: float) -> None:
+    problem = Problem(lengths=Dense(batch=3, seqlen_q=40, seqlen_k=64), heads_q=2, dropout=dropout, dropout_seed=seed)
+    want = reference_mask(problem, 2, 40, 64, DEVICE)[1, 8:40, 16:64]
+    given = torch.tensor([seed], device=DEVICE)
+    call = Call(batch=3, seqlen_q=40, seqlen_k=64, heads_q=2, heads_kv=1, head_dim=16, causal=None, scale=1.0,
+                dropout=dropout, dropout_seed=given)  # fmt: skip
+    threshold = arguments(call, {})["dropout_threshold"]
+    found = torch.empty(32, 16, dtype=torch.int8, device=DEVICE)
+    for column in (16, 32, 48):
+        _keep[(1,)](found, given, threshold, 2, 1, 8, column, block_m=32, block_n=16)
+        assert torch.equal(found.bool(), want[:, column - 16 : column])
 
 
 def test_gradients_through_lse() -> None:
@@ -98,7 +150,7 @@ def test_gradients_through_lse() -> None:
     q, k, v = (torch.randn(1, n, 2, 16, generator=generator).half().to(DEVICE) for n in (20, 40, 40))
     weight = torch.randn(1, 2, 20, generator=generator).to(DEVICE)
     inputs = [x.requires_grad_() for x in (q, k, v)]
-    _, lse = attention(q, k, v)
+    _, lse, _ = attention(q, k, v)
     got = torch.autograd.grad((lse * weight).sum(), inputs)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     scores = torch.einsum("bihd,bjhd->bhij", exact[0], exact[1]) / math.sqrt(16)
@@ -119,7 +171,7 @@ def test_outputs_of_any_strides_are_written_and_nothing_beside_them() -> None:
     """Results with gaps of NaN between rows: every gap survives, and the values are those of plain results."""
     problem = Problem(lengths=Dense(batch=2, seqlen_q=5, seqlen_k=37), heads_q=2, heads_kv=1, head_dim=20)
     t = make_tensors(problem, DEVICE)
-    call = Call(2, 5, 37, 2, 1, 20, causal="bottom_right", scale=0.2)
+    call = Call(batch=2, seqlen_q=5, seqlen_k=37, heads_q=2, heads_kv=1, head_dim=20, causal="bottom_right", scale=0.2)
 
     def gapped(like: Tensor) -> tuple[Tensor, Tensor]:
         batch, length, heads, dim = like.shape
@@ -153,7 +205,8 @@ def test_rows_past_the_last_sequence_are_cleared() -> None:
     inputs = q, k, v = t.q.requires_grad_(), t.k.requires_grad_(), t.v.requires_grad_()
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # uninitialised memory is NaN
-    out, lse = varlen_attention(q, k, v, offsets(0, 4, 5), offsets(0, 5, 8), 4, 5, causal="top_left")
+    packing: dict[str, Any] = {"cu_seqlens_q": offsets(0, 4, 5), "cu_seqlens_k": offsets(0, 5, 8)}
+    out, lse, _ = attention(q, k, v, **packing, max_seqlen_q=4, max_seqlen_k=5, causal="top_left")
     dq, dk, dv = torch.autograd.grad(out, inputs, t.dout)
     torch.use_deterministic_algorithms(before)
     assert (out[5:] == 0).all()
@@ -166,7 +219,7 @@ def test_a_gradient_that_is_not_contiguous_in_its_last_dimension() -> None:
     q = half(1, 4, 1, 16).normal_().requires_grad_()
     gradients = []
     for dout in (half(1, 4, 1, 1).add(2.0).expand(1, 4, 1, 16), half(1, 4, 1, 16).add(2.0)):
-        out, _ = attention(q, q, q)
+        out, _, _ = attention(q, q, q)
         gradients.append(torch.autograd.grad(out, q, dout)[0])
     assert torch.equal(*gradients)
 
@@ -202,60 +255,22 @@ def test_offsets_past_2_to_the_31(dimension: int) -> None:
     near = [half(*size).normal_() for _ in range(4)]
     for there, here in zip(far, near, strict=True):
         there.copy_(here)
-    for causal in (None, "top_left"):
+    choices: tuple[Causal | None, ...] = (None, "top_left")
+    for causal in choices:
         results = []
         for *inputs, dout in (near, far):
             leaves = [x.detach().requires_grad_() for x in inputs]
-            out, lse = attention(*leaves, causal=causal)
+            out, lse, _ = attention(*leaves, causal=causal)
             results.append((out, lse, *torch.autograd.grad(out, leaves, dout)))
         assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"q": half(2, 3, 2, 300), "k": half(2, 3, 1, 300), "v": half(2, 3, 1, 300)},
-            "head_dim is 300; it must be 1 to 256",
-        ),
-        ({"q": half(2, 3, 16)}, r"q must be \(batch, seqlen, heads, head_dim\), not of shape \(2, 3, 16\)"),
-        ({"q": half(2, 3, 2, 16).float()}, "q must be float16 or bfloat16, not torch.float32"),
-        ({"k": half(2, 3, 1, 16).bfloat16()}, "k is torch.bfloat16 on .* and q torch.float16"),
-        ({"k": half(2, 3, 1, 32)[..., ::2]}, "k must be contiguous in its last dimension, not of strides"),
-        ({"v": half(2, 4, 1, 16)}, r"k is \(2, 3, 1, 16\) and v \(2, 4, 1, 16\); they must be equal"),
-        ({"q": half(2, 3, 2, 8)}, "q has head_dim 8 and k 16; they must be equal"),
-        ({"k": half(2, 3, 4, 16), "v": half(2, 3, 4, 16)}, "q has 2 heads and k 4; q's must be a multiple of k's"),
-        ({"q": half(1, 3, 2, 16)}, "q has batch 1 and k 2; they must be equal"),
-        ({"causal": "bottom_left"}, "causal is 'bottom_left'; it must be None, 'top_left' or 'bottom_right'"),
-        ({"scale": math.inf}, "scale is inf; it must be finite"),
-    ],
-)
-def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"q": half(2, 3, 2, 16), "k": half(2, 3, 1, 16), "v": half(2, 3, 1, 16)}
-    with pytest.raises(ValueError, match=message):
-        attention(**(good | change))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"cu_seqlens_q": offsets(0, 3).long()}, "cu_seqlens_q must be contiguous int32 of shape .* not torch.int64"),
-        ({"cu_seqlens_k": offsets(0, 1, 3)}, "cu_seqlens_q has 2 entries and cu_seqlens_k 3; both must have"),
-        ({"max_seqlen_k": -1}, "max_seqlen_k is -1; a length is at least 0"),
-    ],
-)
-def test_bad_packed_arguments_are_named(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"q": half(3, 1, 16), "k": half(3, 1, 16), "v": half(3, 1, 16)}
-    good |= {"cu_seqlens_q": offsets(0, 3), "cu_seqlens_k": offsets(0, 3), "max_seqlen_q": 3, "max_seqlen_k": 3}
-    with pytest.raises(ValueError, match=message):
-        varlen_attention(**(good | change))
-
-
-def test_what_is_unsupported_is_said() -> None:
+def test_only_wide_heads_are_unsupported() -> None:
     kernel = TritonKernel()
-    assert kernel.unsupported(Problem(causal="top_left", direction="forward_backward", deterministic=True)) == ()
-    for field in ({"window": (1, 0)}, {"softcap": 1.0}, {"alibi": "per_head"}, {"dropout": 0.1}, {"head_dim": 257}):
-        assert len(kernel.unsupported(Problem(**field))) == 1
+    everything = Problem(causal="top_left", window=(1, 0), softcap=1.0, alibi="per_head", dropout=0.1, head_dim=256)
+    assert kernel.unsupported(everything) == ()
+    (sentence,) = kernel.unsupported(Problem(head_dim=257))
+    assert "head_dim 257 is above 256" in sentence
 
 
 @pytest.mark.skipif(not interpreting(), reason="only an interpreting process refuses cuda")

@@ -105,7 +105,7 @@ def test_no_alarm_is_left_when_a_call_raised(tmp_path: Path, monkeypatch: pytest
         with journal.call(NOTE, timeout=60):
             raise ValueError
 
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         fail()
     assert cancelled == [True]
     monkeypatch.undo()
@@ -138,9 +138,17 @@ def test_forget(tmp_path: Path, dies: Dies) -> None:
     journal.forget()
 
 
-def test_a_note_that_was_cut_off_is_still_a_death(tmp_path: Path) -> None:
-    """A process killed while it wrote the note did not die in the kernel."""
-    (tmp_path / ".running-gw0.json").write_text('{"kind": "verdict", "ker')
+def test_half_a_note_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed while it writes the note has not called the kernel yet."""
+    write_text = Path.write_text
+
+    def interrupted(path: Path, text: str) -> None:
+        write_text(path, text[:24])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
     journal = Journal(tmp_path, "gw0")
+    with pytest.raises(KeyboardInterrupt), journal.call(NOTE, timeout=60):
+        pass
     assert journal.last_words(60) is None
     assert list(tmp_path.iterdir()) == []

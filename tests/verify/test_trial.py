@@ -1,4 +1,4 @@
-"""Whatever a kernel does short of taking the process down is its own verdict, and the next one is not the worse for it."""
+"""Whatever a kernel does short of taking the process down is a verdict on that kernel, and harms nobody else."""
 
 import json
 import sys

@@ -1,0 +1,62 @@
+"""Kernels as a stranger would hand them over, for runs of the whole suite: the right one, and ones that misbehave.
+
+Forward alone, but for the right one: what a process dies of does not depend on the direction, and takes half the time.
+"""
+
+import ctypes
+import time
+
+import torch
+from plain import attention
+from torch import Tensor
+
+from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.problem import Problem
+from fa2verify.kernels.tensors import Tensors
+
+
+def right(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None, causal: bool = False) -> Tensor:
+    return attention(q, k, v, softmax_scale=softmax_scale, causal=causal)  # type: ignore[return-value]
+
+
+def slow(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None, causal: bool = False) -> Tensor:
+    """Slow enough to be killed half way."""
+    time.sleep(0.2)
+    return right(q, k, v, softmax_scale, causal)
+
+
+def segfaults(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if k.shape[1] > 16:
+        ctypes.string_at(0)
+    return right(q, k, v)
+
+
+def hangs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Without ever giving the interpreter's lock back."""
+    while True:
+        ctypes.PyDLL(None).sleep(60)
+
+
+class OneKey(Kernel):
+    """It takes a single key, so that out is v whatever it computes."""
+
+    name, lineage = "one-key", "test"
+
+    def unavailable(self, device: torch.device) -> tuple[str, ...]:
+        return ()
+
+    def unsupported(self, problem: Problem) -> tuple[str, ...]:
+        if set(problem.seqlens_k) != {1} or problem.causal or problem.window != (-1, -1) or problem.dropout:
+            return ("It takes one key, and no mask.",)
+        return ("It has no backward.",) if problem.backward else ()
+
+    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+        keys = tensors.v.repeat_interleave(problem.group, -2)
+        if problem.is_varlen:
+            lengths = torch.tensor(problem.seqlens_q)
+            return Outputs(keys.repeat_interleave(lengths, 0))
+        return Outputs(keys.expand(tensors.q.shape).contiguous())
+
+
+for _function in (segfaults, hangs):
+    _function.differentiable = False  # type: ignore[attr-defined]

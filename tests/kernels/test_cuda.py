@@ -1,0 +1,233 @@
+"""Our CUDA kernels, on the emulator, within the suite's error bounds; on a GPU where there is one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.cuda import emulator, kernel
+from fa2verify.kernels.cuda.attention import attention
+from fa2verify.kernels.cuda.call import Call, Options, Shape, make_call
+from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, Feature, Variant
+from fa2verify.kernels.kernel import Outputs
+from fa2verify.kernels.problem import Dense, Problem, Varlen
+from fa2verify.kernels.reference import steps
+from fa2verify.kernels.tensors import make_tensors
+from fa2verify.verify.judge import judge
+from fa2verify.verify.truth import Truth
+
+CUDA = torch.cuda.is_available() and not kernel.CudaKernel().unavailable(torch.device("cuda"))
+DEVICES = ("cpu", "cuda") if CUDA else ("cpu",)
+NAMES = ("out", "lse", "dq", "dk", "dv")
+
+
+def problem(seqlen_q: int = 70, seqlen_k: int = 70, batch: int = 1, **fields: Any) -> Problem:
+    lengths = Dense(batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k)
+    defaults: dict[str, Any] = {"lengths": lengths, "head_dim": 32, "direction": "forward_backward"}
+    return Problem(**(defaults | fields))
+
+
+def compute(p: Problem, device: str) -> Outputs:
+    chosen = kernel.EmulatedCudaKernel() if device == "cpu" else kernel.CudaKernel()
+    assert chosen.unavailable(torch.device(device)) == ()
+    assert chosen.unsupported(p) == ()
+    return chosen(p, make_tensors(p, device))
+
+
+def check(p: Problem) -> None:
+    for device in DEVICES:
+        tensors = make_tensors(p, device)
+        chosen = kernel.EmulatedCudaKernel() if device == "cpu" else kernel.CudaKernel()
+        judgement = judge(p, chosen, compute(p, device), Truth.of(p, tensors))
+        assert judgement.passed, f"{device}: {judgement.rule}: {judgement.message} for {p.to_json()}"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [1, 8, 32, 37, 64, 80, 100, 128, 136, 256])
+def test_every_width(head_dim: int, dtype: str) -> None:
+    check(problem(90, 140, head_dim=head_dim, dtype=dtype, causal="bottom_right"))
+
+
+@pytest.mark.parametrize("seqlens", [(1, 1), (16, 64), (64, 16), (128, 128), (129, 65), (127, 193), (300, 20)])
+@pytest.mark.parametrize("causal", [None, "top_left", "bottom_right"])
+def test_every_edge_of_a_tile(seqlens: tuple[int, int], causal: str | None) -> None:
+    check(problem(*seqlens, causal=causal))
+
+
+@pytest.mark.parametrize("window", [(0, 0), (3, 70), (-1, 5), (65, -1), (0, 2**31 - 1)])
+@pytest.mark.parametrize("causal", [None, "bottom_right"])
+def test_windows(window: tuple[int, int], causal: str | None) -> None:
+    check(problem(150, 130, window=window, causal=causal))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"softcap": 2.0},
+        {"alibi": "per_head", "heads_q": 2, "heads_kv": 2},
+        {"alibi": "per_batch_head", "heads_q": 2, "causal": "bottom_right"},
+        {"dropout": 0.5, "dropout_seed": 2**40 + 7},
+        {"dropout": 0.17, "heads_q": 4, "heads_kv": 2, "batch": 2},
+        {"scale": -0.5},
+        {"scale": 0.0},
+        {"scale": 1e-41},
+        {"scale": 2.0, "softcap": 30.0, "alibi": "per_head", "dropout": 0.1, "window": (40, 3)},
+    ],
+)
+def test_what_changes_scores_and_weights(fields: dict[str, Any]) -> None:
+    check(problem(**({"seqlen_q": 100, "seqlen_k": 130} | fields)))
+
+
+@pytest.mark.parametrize("layout", ["plain", "qkv_packed", "kv_packed", "transposed", "sliced", "offset"])
+@pytest.mark.parametrize("head_dim", [24, 30])
+@pytest.mark.parametrize("varlen", [False, True])
+def test_layouts(layout: str, head_dim: int, varlen: bool) -> None:
+    heads = {"heads_q": 2, "heads_kv": 2}
+    p = problem(50, 50, batch=2, layout=layout, head_dim=head_dim, **heads)
+    check(replace(p, lengths=Varlen(seqlens_q=(7, 0, 70), seqlens_k=(7, 0, 70))) if varlen else p)
+
+
+@pytest.mark.parametrize("causal", [None, "top_left", "bottom_right"])
+def test_empty_sequences_anywhere(causal: str | None) -> None:
+    lengths = Varlen(seqlens_q=(0, 5, 0, 130, 3, 0), seqlens_k=(4, 0, 0, 90, 66, 1))
+    check(problem(lengths=lengths, causal=causal, heads_q=4, heads_kv=2))
+    check(problem(0, 5, causal=causal))
+    check(problem(5, 0, causal=causal))
+
+
+def test_the_backward_has_the_same_bits_in_every_schedule() -> None:
+    p = problem(200, 200, heads_q=4, heads_kv=2, causal="bottom_right", dropout=0.1, deterministic=True)
+    for device in DEVICES:
+        first, *others = [compute(p, device) for _ in range(3)]
+        for other in others:
+            for name in NAMES:
+                assert torch.equal(getattr(first, name), getattr(other, name)), name
+
+
+def test_gradients_flow_through_lse() -> None:
+    p = problem(70, 90, causal="bottom_right", dtype="float16")
+    tensors = make_tensors(p)
+    inputs = [tensor.requires_grad_() for tensor in (tensors.q, tensors.k, tensors.v)]
+    _, lse = attention(*inputs, Options(causal=p.causal))
+    dlse = torch.randn(lse.shape, generator=torch.Generator().manual_seed(0))
+    found = torch.autograd.grad(lse, inputs, dlse)
+    (step,) = steps(p, tensors)
+    ds = step.p * dlse.double()[..., None]
+    expected = {"dq": p.softmax_scale * ds @ step.k, "dk": p.softmax_scale * ds.mT @ step.q}
+    magnitude = {"dq": p.softmax_scale * ds.abs() @ step.k.abs(), "dk": p.softmax_scale * ds.mT.abs() @ step.q.abs()}
+    for name, gradient in zip(("dq", "dk"), found, strict=False):
+        # dS and the result are rounded to fp16 (2^-11 each); the scores' fp32 error is far below half of that again.
+        bound = 3 * 2.0**-11 * magnitude[name] + 2.0**-24
+        assert ((gradient.transpose(1, 2) - expected[name]).abs() <= bound).all(), name
+    assert not found[2].any()
+
+
+def test_rows_past_the_last_sequence_are_cleared() -> None:
+    options = Options(
+        cu_seqlens_q=torch.tensor([0, 3], dtype=torch.int32),
+        cu_seqlens_k=torch.tensor([0, 4], dtype=torch.int32),
+        max_seqlen_q=3,
+        max_seqlen_k=4,
+    )
+    q, k, v = (torch.randn(rows, 1, 32, dtype=torch.float16, requires_grad=True) for rows in (5, 6, 6))
+    out, lse = attention(q, k, v, options)
+    out.sum().backward()
+    assert not out[3:].any()
+    assert (lse[:, 3:] == float("-inf")).all()
+    for tensor, end in ((q, 3), (k, 4), (v, 4)):
+        assert tensor.grad is not None
+        assert tensor.grad[:end].isfinite().all()
+        assert not tensor.grad[end:].any()
+
+
+def test_an_offset_past_the_tensor_is_reported() -> None:
+    options = Options(
+        cu_seqlens_q=torch.tensor([0, 5], dtype=torch.int32),
+        cu_seqlens_k=torch.tensor([0, 9], dtype=torch.int32),
+        max_seqlen_q=5,
+        max_seqlen_k=9,
+    )
+    q, k = torch.randn(5, 1, 32, dtype=torch.float16), torch.randn(8, 1, 32, dtype=torch.float16)
+    with pytest.raises(
+        emulator.EmulatorError, match=r"forward: block 0: tile\.cuh:\d+: copy of 16 bytes at byte 512 of k"
+    ):
+        attention(q, k, k, options)
+
+
+def test_strides_pass_32_bits() -> None:
+    strides = (2**33, 2**32, 2**31)
+    distant = torch.empty(0, dtype=torch.float16).as_strided((0, 1, 1, 8), (*strides, 1))
+    view = make_call(Options(), Shape(1, 1, 1, 1, 1, 8), {"q": distant}).q
+    assert (view.sequence_stride, view.row_stride, view.head_stride) == strides
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "options", "message"),
+    [
+        (tensor(2, 3, 8), tensor(1, 2, 3, 8), tensor(1, 2, 3, 8), {}, r"q must be \(batch, seqlen, heads, head_dim\)"),
+        (tensor(1, 2, 3, 8, dtype=torch.float32), *[tensor(1, 2, 3, 8)] * 2, {}, "q must be float16 or bfloat16"),
+        (tensor(1, 2, 3, 8), *[tensor(1, 2, 3, 8, dtype=torch.bfloat16)] * 2, {}, "k is torch.bfloat16"),
+        (tensor(1, 2, 3, 8), tensor(1, 2, 3, 8), tensor(1, 3, 3, 8), {}, "k is .* and v .*; they must be equal"),
+        (tensor(1, 2, 3, 8), *[tensor(1, 2, 3, 16)] * 2, {}, "q has head_dim 8 and k 16"),
+        (*[tensor(1, 2, 3, 257)] * 3, {}, "head_dim is 257; it must be 1 to 256"),
+        (tensor(1, 2, 3, 8), *[tensor(1, 2, 2, 8)] * 2, {}, "q has 3 heads and k 2"),
+        (tensor(2, 2, 3, 8), *[tensor(1, 2, 3, 8)] * 2, {}, "q has batch 2 and k 1"),
+        (*[tensor(1, 2, 8, 3).mT] * 3, {}, "q must be contiguous in its last dimension"),
+        (*[tensor(1, 2, 3, 8)] * 3, {"alibi_slopes": torch.zeros(2)}, r"alibi_slopes must be .* \(3,\) or \(1, 3\)"),
+    ],
+)
+def test_bad_tensors_are_named(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attention(q, k, v, Options(**options))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"causal": "left"}, "causal is 'left'"),
+        ({"window": (-2, 0)}, r"window is \(-2, 0\)"),
+        ({"scale": float("inf")}, "scale is inf"),
+        ({"softcap": -1.0}, "softcap is -1.0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout_seed": -1}, "dropout_seed is -1"),
+        ({"cu_seqlens_q": torch.zeros(2, dtype=torch.int32)}, "cu_seqlens_q and cu_seqlens_k"),
+    ],
+)
+def test_bad_options_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**fields)
+
+
+def test_a_length_that_32_bits_cannot_index_is_refused() -> None:
+    long = tensor(1, 1, 1, 8).expand(1, MAX_SEQLEN + 1, 1, 8)
+    with pytest.raises(ValueError, match=f"seqlen_q is {MAX_SEQLEN + 1}"):
+        attention(long, tensor(1, 1, 1, 8), tensor(1, 1, 1, 8), Options())
+
+
+def test_only_what_a_call_asks_for_is_compiled() -> None:
+    def features(options: Options, head_dim: int = 8) -> Feature:
+        return Feature(make_call(options, Shape(1, 1, 1, 1, 1, head_dim), {"q": tensor(1, 1, 1, head_dim)}).features)
+
+    assert features(Options()) == Feature(0)
+    assert features(Options(), head_dim=4) == Feature.NARROW
+    assert features(Options(softcap=1.0, scale=-1.0)) == Feature.SOFTCAP
+    assert features(Options(scale=-1.0)) == Feature.PRESCALE
+    assert features(Options(dropout=0.5)) == Feature.DROPOUT
+    assert features(Options(alibi_slopes=torch.ones(1))) == Feature.ALIBI
+
+
+def test_every_variant_fits_the_smallest_shared_memory() -> None:
+    for head_dim in (32, 64, 96, 128, 256):
+        for name in ("forward", "preprocess", "backward_dkdv", "backward_dq"):
+            assert Variant(name, "float16", head_dim, Feature(0)).shared_bytes <= 99 * 1024  # type: ignore[arg-type]
+
+
+def test_an_empty_call_launches_nothing() -> None:
+    call = Call()
+    emulator.launch(Variant("forward", "float16", 32, Feature.ANY), 0, call, {})
