@@ -22,6 +22,7 @@ import torch
 
 # First of all: it decides whether Triton's interpreter is used, which must happen before anything imports triton.
 import fa2verify.kernels.triton  # noqa: F401
+from fa2verify.kernels.cuda.kernel import CudaKernel, EmulatedCudaKernel
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.peers.flash_attn import FlashAttnKernel
@@ -86,10 +87,14 @@ class UnloadableKernel(Kernel):
 
 def builtin() -> tuple[Registered, ...]:
     """Our kernels, then the peers."""
-    return tuple(Registered(kernel, "built in") for kernel in (_ours(), *(peer() for peer in _PEERS)))
+    return tuple(Registered(kernel, "built in") for kernel in (*_ours(), *(peer() for peer in _PEERS)))
 
 
-def _ours() -> Kernel:
+def _ours() -> tuple[Kernel, ...]:
+    return (_triton(), CudaKernel(), EmulatedCudaKernel())
+
+
+def _triton() -> Kernel:
     try:
         from fa2verify.kernels.triton.kernel import TritonKernel
     except ImportError as error:

@@ -72,6 +72,11 @@ class Rounding:
         return SMALLEST[self.steps.problem.dtype]
 
     @cached_property
+    def rescale(self) -> float:
+        """Dropout's 1 / (1 - p): kernels round P before they apply it."""
+        return 1 / (1 - self.steps.problem.dropout)
+
+    @cached_property
     def plain(self) -> bool:
         """Whether scores and everything else between operations are rounded to the dtype."""
         return self.score_dtype == "dtype"
@@ -202,9 +207,9 @@ class Rounding:
     def lost(self) -> Tensor | float:
         """What a tiny probability loses: eta / l, l = rowsum(exp(S - rowmax)); eta if it is normalised before."""
         if self.plain:
-            return self.eta
+            return self.eta * self.rescale
         highest = self.steps.scores.amax(-1, keepdim=True) if self.steps.k.shape[2] else self.steps.lse[..., None]
-        return self.eta * torch.exp((highest - self.steps.lse[..., None]).nan_to_num(nan=0.0))
+        return self.rescale * self.eta * torch.exp((highest - self.steps.lse[..., None]).nan_to_num(nan=0.0))
 
     @cached_property
     def out_std(self) -> Tensor:
@@ -347,7 +352,7 @@ class Rounding:
         likely = LAMBDA**2 * squares + self._per_head(steps.dv_heads)
         worst = (steps.w * (self.p_worst + self.roundings * self.u)).mT @ steps.dout.abs()
         fp32 = (steps.w * (self.p_fp32 + self.over_queries)).mT @ steps.dout.abs()
-        lost = self.eta * steps.dout.abs().sum(2, keepdim=True) + self.eta
+        lost = self.rescale * self.eta * steps.dout.abs().sum(2, keepdim=True) + self.eta
         return self._over_group(likely, worst, fp32 + lost, steps.dv_heads)
 
     def _per_head(self, heads: Tensor) -> Tensor | float:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from fa2verify.kernels.autograd import AutogradKernel, Forward
@@ -158,6 +159,8 @@ def main(
     kernels = [kernel for kernel in selected if isinstance(kernel, AutogradKernel)]
     if whole := [kernel.name for kernel in selected if not isinstance(kernel, AutogradKernel)]:
         raise click.UsageError(f"forward and backward of {', '.join(whole)} cannot be called apart")
+    # Backward runs again and again on one graph; compiled peers would give its buffers away the first time.
+    torch._functorch.config.donated_buffer = False
     laps: list[Lap] = []
     for problem in grid(head_dims, seqlens):
         takers = [kernel for kernel in kernels if not kernel.unsupported(problem)]

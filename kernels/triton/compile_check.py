@@ -23,27 +23,52 @@ from fa2verify.kernels.triton.mode import interpreting
 # Compute capability to the KB of shared memory that a block may have (CUDA C++ Programming Guide, table of technical
 # specifications per compute capability).
 CAPABILITIES = {80: 163, 89: 99, 90: 227}
+# What is compiled beside the plain form: the features alone and all together.
+FEATURES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("window",),
+    ("softcap",),
+    ("alibi",),
+    ("dropout",),
+    ("window", "softcap", "alibi", "dropout"),
+)
 _POINTEE: dict[DType, str] = {"float16": "*fp16", "bfloat16": "*bf16"}
+# What a pass may load through tensor descriptors.
+_MOVING: dict[Pass, tuple[str, ...]] = {
+    "forward": ("k", "v"),
+    "backward_dkdv": ("q", "dout"),
+    "backward_fused": ("q", "dout"),
+}
 _FP32_ROWS = ("lse", "dlse", "delta", "lse_log2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What one kernel is compiled for; see `fa2verify.kernels.triton.call`."""
+    """What one kernel is compiled for.
+
+    causal  the mask is bounded on the right, by a causal mask or a window
+    window  it is bounded on the left
+    tuned   a configuration to try instead of the table's
+    """
 
     name: Pass
     capability: int
     block_d: int
     dtype: DType = "bfloat16"
     causal: bool = True
+    window: bool = False
+    softcap: bool = False
+    alibi: bool = False
+    dropout: bool = False
     varlen: bool = False
     aligned: bool = True
     full: bool = True
+    tuned: Configuration | None = None
 
     @property
     def configuration(self) -> Configuration:
-        """The entry of the table that this GPU gets."""
-        return compiled_configuration(self.name, self.block_d, CAPABILITIES[self.capability])
+        """The entry of the table that this GPU gets, unless it is replaced."""
+        return self.tuned or compiled_configuration(self.name, self.block_d, CAPABILITIES[self.capability])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +118,8 @@ def table(capabilities: tuple[int, ...] = tuple(CAPABILITIES), *, every: bool = 
         if not every:
             yield Variant(name=name, capability=capability, block_d=block_d)
             continue
-        for dtype, causal, varlen, (aligned, full) in product(
-            get_args(DType), (False, True), (False, True), ((True, True), (True, False), (False, False))
+        for features, dtype, causal, varlen, (aligned, full) in product(
+            FEATURES, get_args(DType), (False, True), (False, True), ((True, True), (True, False), (False, False))
         ):
             yield Variant(
                 name=name,
@@ -105,6 +130,10 @@ def table(capabilities: tuple[int, ...] = tuple(CAPABILITIES), *, every: bool = 
                 varlen=varlen,
                 aligned=aligned,
                 full=full,
+                window="window" in features,
+                softcap="softcap" in features,
+                alibi="alibi" in features,
+                dropout="dropout" in features,
             )
 
 
@@ -114,7 +143,8 @@ def defects(variant: Variant, resources: Resources) -> tuple[str, ...]:
     limit = CAPABILITIES[variant.capability] * 1024
     if resources.shared > limit:
         found.append(f"takes {resources.shared:,} bytes of shared memory, sm_{variant.capability} gives {limit:,}")
-    if variant.aligned and not resources.wide:
+    # The weights are stored under a mask of single scores; nobody waits for them.
+    if variant.aligned and not resources.wide and variant.name != "probabilities":
         found.append("moves single elements though everything is aligned to 16 bytes")
     return tuple(found)
 
@@ -149,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _line(variant: Variant, resources: Resources) -> str:
     config = variant.configuration
-    flags = [name for name in ("causal", "varlen", "aligned", "full") if getattr(variant, name)]
+    flags = [name for name in ("causal", *FEATURES[-1], "varlen", "aligned", "full") if getattr(variant, name)]
     return (
         f"{variant.name:14} {variant.capability} {variant.block_d:3} {' '.join([variant.dtype[:2], *flags]):32} "
         f"{config.block_m:3} x{config.block_n:3} {config.num_warps:5} {config.num_stages:6}  {resources.registers:9}  "
@@ -158,15 +188,19 @@ def _line(variant: Variant, resources: Resources) -> str:
 
 
 def _kernels() -> dict[Pass, Any]:
-    from fa2verify.kernels.triton.backward import backward_dkdv_kernel, backward_dq_kernel
+    from fa2verify.kernels.triton.backward_dkdv import backward_dkdv_kernel
+    from fa2verify.kernels.triton.backward_dq import backward_dq_kernel
     from fa2verify.kernels.triton.forward import forward_kernel
     from fa2verify.kernels.triton.preprocess import preprocess_kernel
+    from fa2verify.kernels.triton.probabilities import probabilities_kernel
 
     return {
         "forward": forward_kernel,
         "preprocess": preprocess_kernel,
         "backward_dkdv": backward_dkdv_kernel,
         "backward_dq": backward_dq_kernel,
+        "backward_fused": backward_dkdv_kernel,
+        "probabilities": probabilities_kernel,
     }
 
 
@@ -174,25 +208,47 @@ def _constants(variant: Variant) -> dict[str, object]:
     config = variant.configuration
     constants: dict[str, object] = {
         "negative": False,
-        "causal": variant.causal,
         "varlen": variant.varlen,
         "aligned": variant.aligned,
         "full": variant.full,
         "has_dlse": False,
+        "dq_by": "nothing",
+        "descriptors": config.descriptors and not variant.varlen and variant.aligned,
         "dlse": None,
         "block_m": config.block_m,
         "block_n": config.block_n,
         "block_d": variant.block_d,
     }
-    if not variant.varlen:
-        constants |= {"cu_seqlens_q": None, "cu_seqlens_k": None}
-    return constants
+    if variant.name == "backward_fused":
+        constants["dq_by"] = "reductions" if variant.capability >= 90 else "atomics"
+    present = {
+        "dq_sum": variant.name == "backward_fused",
+        "cu_seqlens_q": variant.varlen,
+        "cu_seqlens_k": variant.varlen,
+        "window_left": variant.window,
+        "window_right": variant.causal,
+        "cap_scale": variant.softcap,
+        "alibi_slopes": variant.alibi,
+        "dropout_seed": variant.dropout,
+    }
+    return constants | {name: None for name, given in present.items() if not given}
 
 
 def _type(name: str, variant: Variant) -> str:
-    if name in ("scale", "scale_log2"):
+    config = variant.configuration
+    if name in ("scale", "scale_log2", "cap_scale", "dropout_rescale"):
         return "fp32"
-    if name in _FP32_ROWS:
+    if name in _MOVING.get(variant.name, ()) and config.descriptors and not variant.varlen and variant.aligned:
+        element = _POINTEE[variant.dtype].removeprefix("*")
+        block = config.block_n if variant.name == "forward" else config.block_m
+        return f"tensordesc<{element}[1, 1, {block}, {variant.block_d}]>"
+    if name == "dq_sum":
+        if variant.capability < 90:
+            return "*fp32"
+        return f"tensordesc<fp32[{config.block_m}, {variant.block_d}]>"
+    if name == "dropout_seed":
+        return "*i64"
+    if name in (*_FP32_ROWS, "alibi_slopes"):
         return "*fp32"
     if name.startswith("cu_seqlens"):
         return "*i32"
@@ -204,6 +260,12 @@ def _type(name: str, variant: Variant) -> str:
         "heads_kv",
         "head_dim",
         "bottom_right",
+        "window_left",
+        "window_right",
+        "dropout_threshold",
+        "column_blocks",
+        "weights_rows",
+        "weights_columns",
     ):
         return "i32"
     return _POINTEE[variant.dtype]

@@ -2,17 +2,18 @@
 
 Blocks are as large as registers and shared memory allow: the work a byte loaded grows with the block. Compute
 capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB.
-`python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory.
+`python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory;
+`python -m fa2verify.kernels.triton.tune` races others against them on a GPU.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq"]
-PASSES: tuple[Pass, ...] = ("forward", "preprocess", "backward_dkdv", "backward_dq")
+Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "backward_fused", "probabilities"]
+PASSES: tuple[Pass, ...] = get_args(Pass)
 BLOCK_DS = (16, 32, 64, 128, 256)
 
 
@@ -24,12 +25,15 @@ class Configuration:
     block_n     keys of a block
     num_warps   warps that share a program
     num_stages  depth of the software pipeline that loads the next blocks during a block's arithmetic
+    descriptors whether the moving tiles of a dense call are loaded through tensor descriptors (TMA on Hopper and
+                later), which need no registers for addresses
     """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    descriptors: bool = False
 
 
 # KB of shared memory that a block may have, largest first.
@@ -49,8 +53,10 @@ _TABLE: dict[Pass, _Row] = {
     "forward": {
         16: _row(Configuration(128, 64, 4, 3)),
         32: _row(Configuration(128, 64, 4, 3)),
-        64: _row(Configuration(128, 64, 4, 3)),
-        128: _row(Configuration(128, 64, 8, 3), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)),
+        64: _row(Configuration(64, 128, 4, 2, descriptors=True), Configuration(128, 64, 4, 3)),
+        128: _row(
+            Configuration(64, 64, 4, 3, descriptors=True), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)
+        ),
         256: _row(Configuration(128, 64, 8, 2), Configuration(64, 64, 8, 2), Configuration(64, 32, 8, 2)),
     },
     "preprocess": {block_d: _row(Configuration(64, 64, 4, 1)) for block_d in BLOCK_DS},
@@ -58,26 +64,38 @@ _TABLE: dict[Pass, _Row] = {
     "backward_dkdv": {
         16: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
         32: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
-        64: _row(Configuration(32, 128, 8, 3), Configuration(32, 128, 8, 2)),
-        128: _row(Configuration(32, 128, 8, 3), Configuration(32, 64, 8, 2)),
+        64: _row(Configuration(128, 64, 4, 2, descriptors=True), Configuration(32, 128, 8, 2)),
+        128: _row(Configuration(64, 64, 4, 2, descriptors=True), Configuration(32, 64, 8, 2)),
         256: _row(Configuration(16, 64, 8, 2), Configuration(16, 64, 8, 1)),
     },
     "backward_dq": {
         16: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
         32: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
-        64: _row(Configuration(128, 64, 8, 3)),
-        128: _row(Configuration(128, 64, 8, 2), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
+        64: _row(Configuration(64, 64, 4, 3)),
+        128: _row(Configuration(128, 64, 8, 3), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
         256: _row(Configuration(64, 32, 8, 2), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)),
     },
+    # As backward_dkdv, with dQ's share of a block as a third accumulator for a moment.
+    "backward_fused": {
+        16: _row(Configuration(64, 64, 4, 2)),
+        32: _row(Configuration(64, 64, 4, 2)),
+        64: _row(Configuration(64, 128, 8, 2), Configuration(64, 64, 4, 2)),
+        128: _row(Configuration(64, 128, 8, 2), Configuration(32, 128, 8, 2), Configuration(32, 64, 8, 2)),
+        256: _row(Configuration(32, 64, 8, 2), Configuration(16, 64, 8, 1)),
+    },
+    "probabilities": {block_d: _row(Configuration(64, 64, 8 if block_d > 64 else 4, 1)) for block_d in BLOCK_DS},
 }
 
 # The interpreter pays a tile operation, not an element: blocks are large, yet lengths above 64 make more than one, and
-# block_m differs from block_n so that one taken for the other shows.
+# block_m differs from block_n so that one taken for the other shows. Descriptors serve dense calls that are aligned, so
+# that packed and unaligned ones verify addresses.
 _INTERPRETED: dict[Pass, Configuration] = {
-    "forward": Configuration(64, 32, 1, 1),
+    "forward": Configuration(64, 32, 1, 1, descriptors=True),
     "preprocess": Configuration(64, 64, 1, 1),
-    "backward_dkdv": Configuration(32, 64, 1, 1),
+    "backward_dkdv": Configuration(32, 64, 1, 1, descriptors=True),
     "backward_dq": Configuration(64, 32, 1, 1),
+    "backward_fused": Configuration(32, 64, 1, 1, descriptors=True),
+    "probabilities": Configuration(64, 32, 1, 1),
 }
 
 
@@ -99,6 +117,27 @@ def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Conf
     raise ValueError(
         f"this GPU gives a block {shared_memory} KB of shared memory; the kernels need at least {SHARED_MEMORY[-1]}"
     )
+
+
+# block_d for which one fused kernel is faster than two, by what a GPU's blocks may have of shared memory.
+_FUSED: dict[int, tuple[int, ...]] = {227: (), 163: (), 99: ()}
+
+
+def prefers_fused(block_d: int, device: torch.device) -> bool:
+    """Whether a backward that need not be deterministic is one fused kernel.
+
+    Interpreted, narrow heads take the split form and wide ones the fused, so that a CPU verifies both.
+    """
+    if device.type == "cpu":
+        return block_d >= 64
+    shared = _shared_memory(device)
+    return any(block_d in sizes for level, sizes in _FUSED.items() if level <= shared)
+
+
+@cache
+def has_tma(device: torch.device) -> bool:
+    """Whether `device` can add a tile of shared memory to global memory: a GPU of compute capability 9.0 or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache

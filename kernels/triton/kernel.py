@@ -1,17 +1,19 @@
 """Our Triton FlashAttention-2 as a kernel under verification."""
 
-import torch
+from typing import Any
 
-from fa2verify.kernels.autograd import differentiate
-from fa2verify.kernels.kernel import Kernel, Outputs
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
-from fa2verify.kernels.triton.call import MAX_HEAD_DIM
+from fa2verify.kernels.triton.arguments import MAX_HEAD_DIM
 from fa2verify.kernels.triton.mode import unavailable
 
 
-class TritonKernel(Kernel):
-    """`fa2verify.kernels.triton.attention`, forward and backward; the backward always has the same bits."""
+class TritonKernel(AutogradKernel):
+    """`fa2verify.kernels.triton.attention`, forward and backward, with every choice that a problem has."""
 
     name = "fa2verify-triton"
     lineage = "fa2verify-triton"
@@ -23,38 +25,37 @@ class TritonKernel(Kernel):
         return unavailable(device)
 
     def unsupported(self, problem: Problem) -> tuple[str, ...]:
-        """Name what it does not compute yet (window, softcap, ALiBi, dropout) and head_dim above 256."""
-        reasons = []
+        """Only a head_dim above 256 is."""
         if problem.head_dim > MAX_HEAD_DIM:
-            reasons.append(f"head_dim {problem.head_dim} is above {MAX_HEAD_DIM}, the widest tile that it is made for")
-        if problem.window != (-1, -1):
-            reasons.append("it has no sliding window")
-        if problem.softcap:
-            reasons.append("it has no softcap")
-        if problem.alibi is not None:
-            reasons.append("it has no ALiBi")
-        if problem.dropout:
-            reasons.append("it has no dropout")
-        return tuple(reasons)
+            return (f"head_dim {problem.head_dim} is above {MAX_HEAD_DIM}, the widest tile that it is made for",)
+        return ()
 
-    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
-        """Run the call; see `fa2verify.kernels.triton.attention`."""
+    def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:
+        """Run the call; see `fa2verify.kernels.interface.attention`."""
         # Imported here: the kernels' modules import triton, which a machine that only lists kernels may lack.
-        from fa2verify.kernels.triton.attention import attention, varlen_attention
+        from fa2verify.kernels.triton.attention import attention
 
-        def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if tensors.cu_seqlens_q is None or tensors.cu_seqlens_k is None:
-                return attention(q, k, v, causal=problem.causal, scale=problem.scale)
-            return varlen_attention(
-                q,
-                k,
-                v,
-                tensors.cu_seqlens_q,
-                tensors.cu_seqlens_k,
-                tensors.max_seqlen_q,
-                tensors.max_seqlen_k,
-                causal=problem.causal,
-                scale=problem.scale,
-            )
+        options: dict[str, Any] = {
+            "causal": problem.causal,
+            "window_size": problem.window,
+            "softmax_scale": problem.scale,
+            "softcap": problem.softcap,
+            "alibi_slopes": tensors.alibi_slopes,
+            "dropout_p": problem.dropout,
+            "deterministic": problem.deterministic,
+        }
+        if problem.dropout:
+            options["dropout_seed"] = torch.tensor([problem.dropout_seed], device=tensors.q.device)
+        if tensors.cu_seqlens_q is not None:
+            options |= {
+                "cu_seqlens_q": tensors.cu_seqlens_q,
+                "cu_seqlens_k": tensors.cu_seqlens_k,
+                "max_seqlen_q": tensors.max_seqlen_q,
+                "max_seqlen_k": tensors.max_seqlen_k,
+            }
 
-        return differentiate(forward, problem, tensors)
+        def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            out, lse, _ = attention(q, k, v, **options)
+            return out, lse
+
+        return forward

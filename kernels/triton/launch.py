@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,24 @@ from torch import Tensor
 from fa2verify.kernels.triton.configuration import Configuration
 
 _GRID_LIMIT = 2**31 - 1
+_compile_only: ContextVar[bool] = ContextVar("compile_only", default=False)
+
+
+@contextmanager
+def compile_only() -> Iterator[None]:
+    """Within it a launch compiles its kernel and runs nothing."""
+    token = _compile_only.set(True)
+    try:
+        yield
+    finally:
+        _compile_only.reset(token)
 
 
 def launch(
     kernel: Any,
     grid: tuple[int, int, int],
     config: Configuration,
-    tensors: Mapping[str, Tensor | None],
+    tensors: Mapping[str, Any],
     arguments: dict[str, object],
 ) -> None:
     """Run `kernel`; what it does not take of `arguments` is left out.
@@ -35,10 +47,11 @@ def launch(
     blocks = {"blocks": grid[0], "block_m": config.block_m, "block_n": config.block_n}
     given: dict[str, object] = {**arguments, **blocks, **tensors}
     taken = {name: given[name] for name in kernel.arg_names}
-    device = next(tensor.device for tensor in tensors.values() if tensor is not None)
+    device = next(tensor.device for tensor in tensors.values() if isinstance(tensor, Tensor))
     with ExitStack() as stack:
         if device.type == "cuda":
-            stack.enter_context(torch.cuda.device(device))
+            if device.index != torch.cuda.current_device():
+                stack.enter_context(torch.cuda.device(device))
         else:
             # The interpreter computes with numpy, which warns of what a GPU does silently and by design here: overflow
             # to infinity, log2(0) of an empty row, exp2 of scores that no one stores.
@@ -47,4 +60,8 @@ def launch(
             warnings.simplefilter("ignore", RuntimeWarning)
             # Before 3.7 it turns arrays of one element into loop bounds, which numpy 1.25 to 2.3 deprecates.
             warnings.simplefilter("ignore", DeprecationWarning)
-        kernel[(programs,)](**taken, num_warps=config.num_warps, num_stages=config.num_stages)
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        if _compile_only.get():
+            kernel.warmup(**taken, **options, grid=(programs,))
+        else:
+            kernel[(programs,)](**taken, **options)

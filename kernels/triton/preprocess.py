@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fa2verify.kernels.triton.call import Call
+from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
 from fa2verify.kernels.triton.configuration import configuration
 from fa2verify.kernels.triton.launch import launch
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
@@ -22,14 +23,14 @@ def preprocess(
     call: Call, out: Tensor, dout: Tensor, lse: Tensor, dlse: Tensor | None, delta: Tensor, lse_log2: Tensor
 ) -> None:
     """Fill `delta` and `lse_log2`; both, `lse` and `dlse` are contiguous fp32 and shaped like lse."""
-    config = configuration("preprocess", call.block_d, out.device)
+    config = configuration("preprocess", padded_block_d(call.head_dim), out.device)
     blocks = triton.cdiv(call.seqlen_q, config.block_m)
     launch(
         preprocess_kernel,
         (blocks, call.heads_q, call.batch),
         config,
         {"out": out, "dout": dout, "lse": lse, "dlse": dlse, "delta": delta, "lse_log2": lse_log2},
-        call.arguments({"out": out, "dout": dout}) | call.lse_strides(lse) | {"has_dlse": dlse is not None},
+        arguments(call, {"out": out, "dout": dout}) | lse_strides(call, lse) | {"has_dlse": dlse is not None},
     )
 
 

@@ -50,6 +50,34 @@ def load_tile(pointers, row, length, head_dim, ragged: tl.constexpr, full: tl.co
 
 
 @device
+def load_moving_tile(
+    source,
+    row_stride,
+    sequence,
+    head,
+    row,
+    length,
+    head_dim,
+    descriptors: tl.constexpr,
+    ragged: tl.constexpr,
+    full: tl.constexpr,
+    block: tl.constexpr,
+    block_d: tl.constexpr,
+):
+    """Load the tile at `row` of a tensor that a program walks along, as `load_tile` does.
+
+    source  addresses of the tile at row 0; or, with `descriptors`, a descriptor of (sequence, head, row, head_dim) with
+            boxes (1, 1, block, block_d), which reads zero past a sequence's end and past head_dim by itself
+    """
+    if descriptors:
+        box = source.load([sequence.to(tl.int32), head.to(tl.int32), row, 0])
+        x = operand(box.reshape(block, block_d))
+    else:
+        x = load_tile(source + row * row_stride, row, length, head_dim, ragged, full)
+    return x
+
+
+@device
 def store_tile(pointers, x, row, length, head_dim, full: tl.constexpr):
     """Round (block, block_d) fp32 values to the pointers' type and store what lies within `length` and `head_dim`."""
     rows = row + tl.arange(0, pointers.shape[0])

@@ -201,6 +201,7 @@ def packing_faults(draw: st.DrawFn, name: str) -> Fault:
                 torch.zeros(8, dtype=torch.int32)[::2],
                 begins.to("meta"),
                 begins + 1,
+                begins.clamp(min=1),
                 begins * 100,
                 torch.tensor(falling, dtype=torch.int32),
                 torch.cat([begins, begins[-1:]]),

@@ -55,7 +55,8 @@ def test_opcheck(varlen: bool, features: bool) -> None:
     torch.library.opcheck(operators.probabilities, (q, k, lse, *options))
 
 
-def loss(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+def loss(inputs: tuple[Tensor, ...], dropout_p: float) -> Tensor:
+    q, k, v = inputs
     out = flash_attn_func(q, k, v, dropout_p, causal=True, window_size=(7, -1), softcap=3.0)
     assert isinstance(out, Tensor)
     return out.float().square().sum()
@@ -67,10 +68,10 @@ def test_compile_traces_the_whole_function_with_dynamic_shapes(backend: str) -> 
     compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for length in (20, 33, 47):
-            inputs = [randn(2, length + more, heads, 16, seed=more) for more, heads in ((0, 4), (3, 2), (3, 2))]
+            inputs = tuple(randn(2, length + more, heads, 16, seed=more) for more, heads in ((0, 4), (3, 2), (3, 2)))
             for got, want in zip(
-                torch.autograd.grad(compiled(*inputs, 0.0), inputs),
-                torch.autograd.grad(loss(*inputs, 0.0), inputs),
+                torch.autograd.grad(compiled(inputs, 0.0), inputs),
+                torch.autograd.grad(loss(inputs, 0.0), inputs),
                 strict=True,
             ):
                 assert torch.equal(got, want)
@@ -79,27 +80,28 @@ def test_compile_traces_the_whole_function_with_dynamic_shapes(backend: str) -> 
 def test_compile_draws_the_seed_that_eager_mode_draws() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
-    inputs = [randn(1, 20, 2, 16, seed=index) for index in range(3)]
+    inputs = tuple(randn(1, 20, 2, 16, seed=index) for index in range(3))
     losses = []
     for function in (compiled, loss):
         torch.manual_seed(3)
-        losses.append(function(*inputs, 0.5))
+        losses.append(function(inputs, 0.5))
     assert torch.equal(*losses)
 
 
 def test_compile_traces_packed_sequences() -> None:
     torch._dynamo.reset()
 
-    def both(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, longest: int) -> tuple[Tensor, ...]:
+    def both(inputs: tuple[Tensor, ...], begins: Tensor, longest: int) -> tuple[Tensor, ...]:
+        q, k, v = inputs
         result = flash_attn_varlen_func(q, k, v, begins, begins, longest, longest, return_attn_probs=True)
         assert isinstance(result, tuple)
         return result
 
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True, dynamic=True)
     for total in (20, 33):
-        inputs = [randn(total, 2, 16, seed=index) for index in range(3)]
+        inputs = tuple(randn(total, 2, 16, seed=index) for index in range(3))
         begins = offsets((8, total - 8))
-        for got, want in zip(compiled(*inputs, begins, 25), both(*inputs, begins, 25), strict=True):
+        for got, want in zip(compiled(inputs, begins, 25), both(inputs, begins, 25), strict=True):
             assert torch.equal(got, want)
 
 

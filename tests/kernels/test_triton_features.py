@@ -4,7 +4,9 @@ The suite draws such problems at random; these are the edges of each feature, an
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,17 +88,27 @@ def test_everything_at_once(lengths: Dense | Varlen, causal: str | None) -> None
     check(lengths=lengths, heads_q=4, heads_kv=2, causal=causal, **everything)
 
 
+def _spy(real: Callable[..., None], launched: list[str], name: str, *given: Any) -> None:
+    launched.append(name)
+    real(*given)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_both_forms_of_the_backward(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []
     for name in ("backward_fused", "backward_dq"):
-        real = getattr(backend, name)
-        monkeypatch.setattr(backend, name, lambda *given, name=name, real=real: (launched.append(name), real(*given)))
+        monkeypatch.setattr(backend, name, partial(_spy, getattr(backend, name), launched, name))
     monkeypatch.setattr(backend, "prefers_fused", lambda block_d, device: True)
     everything: dict[str, Any] = {"window": (30, 50), "softcap": 15.0, "alibi": "per_head", "dropout": 0.17}
     for lengths in (Dense(batch=2, seqlen_q=70, seqlen_k=100), PACKED):
         for scale in (None, -0.3):
-            options = {"lengths": lengths, "heads_q": 4, "heads_kv": 2, "deterministic": deterministic, "scale": scale}
+            options: dict[str, Any] = {
+                "lengths": lengths,
+                "heads_q": 4,
+                "heads_kv": 2,
+                "deterministic": deterministic,
+                "scale": scale,
+            }
             check(**options)
             check(**options, **everything, causal="bottom_right", dtype="bfloat16", head_dim=20)
     assert set(launched) == {"backward_dq" if deterministic else "backward_fused"}
@@ -159,7 +171,8 @@ def test_nan_past_the_last_sequence_is_not_read() -> None:
     def extended(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, torch.full_like(x[:3], math.nan)])
 
-    longer = replace(tensors, **{name: extended(getattr(tensors, name)) for name in ("q", "k", "v", "dout")})
+    q, k, v, dout = (extended(x) for x in (tensors.q, tensors.k, tensors.v, tensors.dout))
+    longer = replace(tensors, q=q, k=k, v=v, dout=dout)
     outputs_of_longer = TritonKernel()(problem, longer)
     for name in ("out", "dq", "dk", "dv"):
         got, want = getattr(outputs_of_longer, name), getattr(plain, name)

@@ -22,7 +22,7 @@ from fa2verify.kernels.triton.attention import attention
 from fa2verify.kernels.triton.backward_dkdv import backward_dkdv
 from fa2verify.kernels.triton.backward_dq import backward_dq
 from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configuration, compiled_configuration
-from fa2verify.kernels.triton.dropout import kept, seed_of
+from fa2verify.kernels.triton.dropout import kept
 from fa2verify.kernels.triton.forward import forward
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.launch import launch
@@ -125,7 +125,7 @@ def test_runs_hold_what_is_visible_and_nothing_else(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _keep(found, dropout_seed, threshold, sequence, head, row, column, block_m: tl.constexpr, block_n: tl.constexpr):  # type: ignore[no-untyped-def]
-    mask = kept(seed_of(dropout_seed), threshold, sequence, head, row, column, block_m, block_n)
+    mask = kept(tl.load(dropout_seed), threshold, sequence, head, row, column, block_m, block_n)
     at = tl.arange(0, block_m)[:, None] * block_n + tl.arange(0, block_n)[None, :]
     tl.store(found + at, mask.to(tl.int8))
 

@@ -1,0 +1,38 @@
+// The dropout mask: Philox4x32-10 (Salmon et al., SC'11), a pure function of seed, sequence, head, query and key.
+//
+//   words = philox(counter = (key / 4, query, head, sequence), key = seed), kept if words[key % 4] >= drop_below
+//
+// Positions are absolute, so that forward and backward draw the same mask whatever their tiles.
+#pragma once
+
+#include "call.cuh"
+
+namespace fa2 {
+DEVICE Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
+  constexpr u32 M0 = 0xD2511F53u, M1 = 0xCD9E8D57u;
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    u32 high0 = high_word(M0, c0), high1 = high_word(M1, c2);
+    u32 low0 = M0 * c0, low1 = M1 * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+DEVICE Words dropout_words(const Call& call, int sequence, int head, int query, int key) {
+  return philox(static_cast<u32>(key) / 4, static_cast<u32>(query), static_cast<u32>(head), static_cast<u32>(sequence),
+                call.seed_low, call.seed_high);
+}
+
+DEVICE bool kept(const Call& call, const Words& words, int key) {
+  // Selected, not indexed: an index known only at run time would put the words into local memory.
+  u32 low = key & 1 ? words.word[1] : words.word[0];
+  u32 high = key & 1 ? words.word[3] : words.word[2];
+  return (key & 2 ? high : low) >= call.drop_below;
+}
+}  // namespace fa2

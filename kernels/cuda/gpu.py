@@ -1,0 +1,94 @@
+"""Launches kernels on a GPU: on the tensors' device, on torch's current stream.
+
+A kernel's one argument is a C structure, which cuda-core's `launch` does not take; the launch itself is therefore the
+driver's cuLaunchKernel through cuda-bindings. Kernels are loaded once a device.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+
+from fa2verify.kernels.cuda.call import Call
+from fa2verify.kernels.cuda.configuration import Variant
+from fa2verify.kernels.cuda.gpu_compiler import compile_cached
+from fa2verify.kernels.cuda.source import ENTRY
+
+
+class LaunchError(RuntimeError):
+    """The driver refused; the message has its name for the reason."""
+
+
+def launch(variant: Variant, blocks: int, call: Call, device: torch.device) -> None:
+    """Start `blocks` blocks of a kernel. Raises LaunchError; compiler errors pass through."""
+    if not blocks:
+        return
+    # The tensors' device: the caller's current device may be another one.
+    with torch.cuda.device(device):
+        index = torch.cuda.current_device()
+        stream = torch.cuda.current_stream().cuda_stream
+        kernel = _kernel(variant, index)
+        status = _start(kernel, variant, blocks, stream, call)
+        if status.name == "CUDA_ERROR_INVALID_CONTEXT":
+            _enter_context(index)
+            status = _start(kernel, variant, blocks, stream, call)
+    _check(status, variant)
+
+
+def _start(kernel: Any, variant: Variant, blocks: int, stream: int, call: Call) -> Any:
+    from cuda.bindings import driver
+
+    # The driver copies the argument before it returns.
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
+    (status,) = driver.cuLaunchKernel(
+        kernel,
+        *(blocks, 1, 1),
+        *(variant.threads, 1, 1),
+        variant.shared_bytes,
+        stream,
+        ctypes.addressof(arguments),
+        0,
+    )
+    return status
+
+
+@cache
+def _kernel(variant: Variant, index: int) -> Any:
+    """The driver's CUfunction for a kernel, loaded on a device and allowed all the shared memory that it takes."""
+    from cuda.bindings import driver
+
+    _enter_context(index)
+    major, minor = torch.cuda.get_device_capability(index)
+    code = compile_cached(variant, f"sm_{major}{minor}")
+    _loaded.append(code)
+    kernel = code.get_kernel(ENTRY)
+    status, function = driver.cuKernelGetFunction(driver.CUkernel(int(kernel.handle)))
+    _check(status, variant)
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (status,) = driver.cuFuncSetAttribute(function, attribute, variant.shared_bytes)
+    _check(status, variant)
+    return function
+
+
+# A library is unloaded with its last reference, and its functions with it.
+_loaded: list[Any] = []
+
+
+def _enter_context(index: int) -> None:
+    """Make the device's primary context, which torch works in, this thread's if the thread has none yet."""
+    from cuda.bindings import driver
+
+    status, current = driver.cuCtxGetCurrent()
+    _check(status)
+    if int(current):
+        return
+    status, context = driver.cuDevicePrimaryCtxRetain(index)
+    _check(status)
+    (status,) = driver.cuCtxSetCurrent(context)
+    _check(status)
+
+
+def _check(status: Any, variant: Variant | None = None) -> None:
+    if int(status):
+        raise LaunchError(f"{variant.expression}: {status.name}" if variant else status.name)

@@ -1,0 +1,71 @@
+// The two products of attention, by one warp, on tiles in shared memory and fragments in registers.
+//
+// M is how many fragments of 16 rows a warp holds: each right operand that it loads serves all of them.
+#pragma once
+
+#include "tile.cuh"
+
+namespace fa2 {
+// acc = A B^T: rows [first, first + 16 M) of tile A against all 8 N rows of tile B, summed over head_dim.
+template <class T, int D, int M, int N>
+DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared b_tile) {
+  static_assert(N % 2 == 0);
+  constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
+  int lane = static_cast<int>(lane_index());
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
+  Shared a_rows = chunk_address<D>(a_tile, first + lane % 16, lane / 16);
+  Shared b_rows = chunk_address<D>(b_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    u32 a[M][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m) load_matrices(a[m], chunks_right<D>(a_rows, 2 * k) + 16 * m * ROW);
+#pragma unroll
+    for (int n = 0; n < N / 2; ++n) {
+      u32 b[4];  // two columns of fragments, both halves of k each
+      load_matrices(b, chunks_right<D>(b_rows, 2 * k) + 16 * n * ROW);
+      u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        multiply<T>(acc[m][2 * n], a[m], even);
+        multiply<T>(acc[m][2 * n + 1], a[m], odd);
+      }
+    }
+  }
+}
+
+// acc += P B: P, 16 M x 8 K, rounded to T in registers, against the 8 K rows of tile B, columns from 8 * first_chunk,
+// which begins a group of chunks.
+// Two accumulators of 16 x 8 are, element for element, one left operand of 16 x 16.
+template <class T, int D, int M, int K, int N>
+DEVICE void weights_by_rows(float (&acc)[M][N][4], const float (&p)[M][K][4], Shared b_tile, int first_chunk) {
+  static_assert(K % 2 == 0 && N % 2 == 0);
+  constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
+  int lane = static_cast<int>(lane_index());
+  Shared b_rows = chunks_right<D>(chunk_address<D>(b_tile, lane % 16, lane / 16), first_chunk);
+#pragma unroll
+  for (int k = 0; k < K / 2; ++k) {
+    u32 a[M][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[m][i] = pack<T>(p[m][2 * k + i / 2][i % 2 * 2], p[m][2 * k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+    for (int n = 0; n < N / 2; ++n) {
+      u32 b[4];
+      load_matrices_transposed(b, chunks_right<D>(b_rows, 2 * n) + 16 * k * ROW);
+      u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        multiply<T>(acc[m][2 * n], a[m], even);
+        multiply<T>(acc[m][2 * n + 1], a[m], odd);
+      }
+    }
+  }
+}
+}  // namespace fa2

@@ -1,0 +1,98 @@
+// Tiles: rows x D elements in shared memory, swizzled, and their way from and to global memory.
+//
+// A row is D / 8 chunks of 16 bytes. Chunk c of row r lies at place c ^ (r % 8) of its group of eight (D = 32: of four,
+// by r / 2 % 4), so that the eight rows which ldmatrix reads at once, and the chunks that neighbouring threads write,
+// lie in different banks. head_dim is padded to D here: what lies beyond it, or beyond the last row, is zero in the
+// tile and is not touched in memory.
+#pragma once
+
+#include "call.cuh"
+
+namespace fa2 {
+template <int D>
+DEVICE Shared chunk_address(Shared tile, int row, int chunk) {
+  static_assert(D % 32 == 0);
+  int place = D % 64 == 0 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
+  return tile + static_cast<u32>(row * D + place * 8) * 2;
+}
+
+template <int ROWS, int D>
+constexpr u32 TILE_BYTES = ROWS * D * 2;
+
+// The address of the chunk `chunks` (even) to the right of the one at `address`, which is chunk 0 or 1 of its row. A
+// row begins at a multiple of a group's size, so that the swizzle's exclusive or acts on the address itself: one
+// instruction, where computing the place anew would cost four and a register each.
+template <int D>
+DEVICE Shared chunks_right(Shared address, int chunks) {
+  constexpr int GROUP = D % 64 == 0 ? 8 : 4;
+  return (address ^ static_cast<u32>(chunks % GROUP * 16)) + static_cast<u32>(chunks / GROUP * GROUP * 16);
+}
+
+// Fetches 8 elements at `from` to `to`, or zeros; of a narrow tensor one by one, `columns` of them.
+template <unsigned FEATURES>
+DEVICE void fetch_chunk(const Call& call, Shared to, GlobalPointer<u16> from, bool valid, int columns) {
+  if (!has<FEATURES>(call, NARROW)) {
+    copy_async(to, from, valid);
+    return;
+  }
+  Words words{};
+#pragma unroll
+  for (int e = 0; e < 8; ++e)
+    if (valid && e < columns) words.word[e / 2] |= static_cast<u32>(load(from + e)) << 16 * (e % 2);
+  shared_store_words(to, words);
+}
+
+// Fetches rows [0, ROWS) at `from`, of which `rows` exist, by all THREADS of the block. Done when this thread's copies
+// have landed and a barrier has passed.
+template <int ROWS, int D, int THREADS, unsigned FEATURES>
+DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i64 row_stride, int rows) {
+  // A thread stays in its column of chunks where it can, and its pointer moves down by a constant.
+  constexpr int CHUNKS = D / 8, ACROSS = THREADS % CHUNKS == 0 ? CHUNKS : 4, DOWN = THREADS / ACROSS;
+  static_assert(CHUNKS % ACROSS == 0 && ROWS % DOWN == 0);
+  int row = static_cast<int>(thread_index()) / ACROSS, chunk = static_cast<int>(thread_index()) % ACROSS;
+#pragma unroll
+  for (int right = 0; right < CHUNKS; right += ACROSS) {
+    int column = (chunk + right) * 8;
+    GlobalPointer<u16> source = from + (row * row_stride + column);
+#pragma unroll
+    for (int down = 0; down < ROWS; down += DOWN) {
+      fetch_chunk<FEATURES>(call, chunk_address<D>(tile, row + down, chunk + right), source,
+                            row + down < rows && column < call.head_dim, call.head_dim - column);
+      source = source + DOWN * row_stride;
+    }
+  }
+}
+
+// Rounds 16 rows x 8 N columns of a warp's accumulators and stores them to rows `first` on of `to`, of which `rows`
+// exist, columns from `column`. `tile` is shared memory whose rows [first, first + 16) belong to this warp, and which
+// nobody has read since the last barrier.
+template <class T, int D, int N, unsigned FEATURES>
+DEVICE void store_rows(const Call& call, const float (&acc)[N][4], Shared tile, int first, GlobalPointer<u16> to,
+                       i64 row_stride, int rows, int column) {
+  static_assert(8 * N <= D);
+  int lane = static_cast<int>(lane_index());
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      shared_store(chunk_address<D>(tile, first + lane / 4 + 8 * half, n) + lane % 4 * 4,
+                   pack<T>(acc[n][2 * half], acc[n][2 * half + 1]));
+  warp_sync();  // the rows are whole
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    int at = i * 32 + lane;
+    int row = first + at / N, chunk = at % N;
+    Words words = shared_load_words(chunk_address<D>(tile, row, chunk));
+    int d = column + chunk * 8;
+    if (row >= rows || d >= call.head_dim) continue;
+    GlobalPointer<u16> target = to + (row * row_stride + d);
+    if (!has<FEATURES>(call, NARROW)) {
+      store_words(target, words);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 8; ++e)
+        if (d + e < call.head_dim) store(target + e, static_cast<u16>(words.word[e / 2] >> 16 * (e % 2)));
+    }
+  }
+}
+}  // namespace fa2

@@ -1,0 +1,220 @@
+"""A backend's kernels as torch operators: with fake implementations and autograd, for torch.compile and CUDA graphs.
+
+They are defined with `Library.define` and `Library.impl`, which cost a call about half of what
+`torch.library.custom_op` does. Everything is allocated here, through torch, and nothing waits for the device.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.interface.backend import Backend
+from fa2verify.kernels.interface.call import Call
+
+_OPTIONS = (
+    "Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? alibi_slopes, Tensor? dropout_seed, SymInt max_seqlen_q, "
+    "SymInt max_seqlen_k, str? causal, SymInt window_left, SymInt window_right, float? softmax_scale, float softcap, "
+    "float dropout_p, bool deterministic"
+)
+_OPTION_COUNT = _OPTIONS.count(",") + 1
+_SCHEMAS = (
+    f"forward(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor out, Tensor lse)",
+    "backward(Tensor? dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, bool needs_dq, "
+    f"bool needs_dkdv, {_OPTIONS}) -> (Tensor dq, Tensor dk, Tensor dv)",
+    f"probabilities(Tensor q, Tensor k, Tensor lse, {_OPTIONS}) -> Tensor",
+)
+# flash-attn's S_dmask is padded to multiples of this.
+_WEIGHTS_MULTIPLE = 128
+
+
+class Unavailable(ValueError):
+    """A backend cannot run on the tensors' device; the message says why."""
+
+
+class Operators:
+    """The operators `fa2verify_NAME::forward`, `backward` and `probabilities` of one backend.
+
+    Define them once a process and backend: operators are global to torch.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._available: set[torch.device] = set()
+        namespace = f"fa2verify_{backend.name}"
+        # Operators live as long as their library object.
+        self._library = torch.library.Library(namespace, "DEF")  # type: ignore[no-untyped-call]
+        implementations: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (
+            ("forward", self._forward, allocate_forward),
+            ("backward", self._backward, allocate_backward),
+            ("probabilities", self._probabilities, allocate_probabilities),
+        )
+        for schema, (name, run, allocate) in zip(_SCHEMAS, implementations, strict=True):
+            self._library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+            for key in ("CPU", "CUDA"):
+                self._library.impl(name, run, key)  # type: ignore[no-untyped-call]
+            torch.library.register_fake(f"{namespace}::{name}", allocate, lib=self._library)
+        operators = getattr(torch.ops, namespace)
+        self.forward = operators.forward.default
+        self.backward = operators.backward.default
+        self.probabilities = operators.probabilities.default
+        torch.library.register_autograd(
+            f"{namespace}::forward", self._gradients, setup_context=_save, lib=self._library
+        )
+        # Without it torch would take the gradients for constants, and say so in a warning only.
+        torch.library.register_autograd(f"{namespace}::backward", _refuse, lib=self._library)
+
+    def _require(self, device: torch.device) -> None:
+        if device in self._available:
+            return
+        reasons = self._backend.unavailable(device)
+        if reasons:
+            raise Unavailable(f"q is on {device}, where {self._backend.name} cannot run: {'; '.join(reasons)}")
+        self._available.add(device)
+
+    def _forward(self, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+        self._require(q.device)
+        out, lse = allocate_forward(q, k, v, *options)
+        self._backend.forward(make_call(q, k, *options), q, k, v, out, lse)
+        return out, lse
+
+    def _backward(
+        self,
+        dout: Tensor | None,
+        dlse: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        needs_dq: bool,
+        needs_dkdv: bool,
+        *options: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gradients = allocate_backward(dout, dlse, q, k, v, out, lse, needs_dq, needs_dkdv, *options)
+        if dout is None:
+            dout = torch.zeros_like(out)
+        elif dout.stride(-1) != 1 and dout.shape[-1] != 1:
+            dout = dout.contiguous()
+        if dlse is not None:
+            dlse = dlse.contiguous()
+        dq, dk, dv = gradients
+        self._backend.backward(
+            make_call(q, k, *options),
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dlse,
+            dq if needs_dq else None,
+            dk if needs_dkdv else None,
+            dv if needs_dkdv else None,
+            deterministic=options[-1],
+        )
+        return gradients
+
+    def _probabilities(self, q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:
+        self._require(q.device)
+        weights = allocate_probabilities(q, k, lse, *options)
+        self._backend.probabilities(make_call(q, k, *options), q, k, lse, weights)
+        return weights
+
+    def _gradients(self, ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, *tensors = ctx.saved_tensors
+        needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
+        dq, dk, dv = self.backward(dout, dlse, q, k, v, out, lse, needs_q, needs_k or needs_v, *tensors, *ctx.options)
+        found = (dq if needs_q else None, dk if needs_k else None, dv if needs_v else None)
+        return *found, *(None,) * _OPTION_COUNT
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError("attention has no second derivative: its backward is not differentiable")
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *options = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed)
+    ctx.options = options
+    ctx.set_materialize_grads(False)
+
+
+def make_call(
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    alibi_slopes: Tensor | None,
+    dropout_seed: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: Any,
+    window_left: int,
+    window_right: int,
+    softmax_scale: float | None,
+    softcap: float,
+    dropout_p: float,
+    deterministic: bool,  # noqa: ARG001 -- one of the operators' options, which are passed on as they are
+) -> Call:
+    """The call that an operator's options describe."""
+    head_dim = q.shape[-1]
+    return Call(
+        batch=q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
+        # Packed, a length is at most all rows: a caller's bound above that would only launch empty programs.
+        seqlen_q=q.shape[1] if cu_seqlens_q is None else min(max_seqlen_q, q.shape[0]),
+        seqlen_k=k.shape[1] if cu_seqlens_k is None else min(max_seqlen_k, k.shape[0]),
+        heads_q=q.shape[-2],
+        heads_kv=k.shape[-2],
+        head_dim=head_dim,
+        causal=causal,
+        scale=1 / math.sqrt(head_dim) if softmax_scale is None else softmax_scale,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        window=(window_left, window_right),
+        softcap=max(softcap, 0.0),
+        alibi_slopes=alibi_slopes,
+        dropout=dropout_p,
+        dropout_seed=dropout_seed,
+    )
+
+
+def allocate_forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """(out, lse) of the right shapes; packed, the rows past the last sequence have their values."""
+    total_or_batch, heads = q.shape[0], q.shape[-2]
+    if options[0] is not None:
+        lse = q.new_full((heads, total_or_batch), float("-inf"), dtype=torch.float32)
+        return q.new_zeros(q.shape), lse
+    return q.new_empty(q.shape), q.new_empty((total_or_batch, heads, q.shape[1]), dtype=torch.float32)
+
+
+def allocate_backward(
+    dout: Tensor | None,  # noqa: ARG001
+    dlse: Tensor | None,  # noqa: ARG001
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,  # noqa: ARG001
+    lse: Tensor,  # noqa: ARG001
+    needs_dq: bool,
+    needs_dkdv: bool,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dq, dk, dv) of the right shapes, empty where not needed; packed, rows past the last sequence are zero."""
+    new = Tensor.new_empty if options[0] is None else Tensor.new_zeros
+
+    def like(tensor: Tensor, needed: bool) -> Tensor:
+        return new(tensor, tensor.shape if needed else (0,))
+
+    return like(q, needs_dq), like(k, needs_dkdv), like(v, needs_dkdv)
+
+
+def allocate_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:  # noqa: ARG001
+    """Zeros (batch, heads_q, seqlen_q, seqlen_k), both lengths rounded up to a multiple of 128."""
+    offsets, max_seqlen_q, max_seqlen_k = options[0], options[4], options[5]
+    batch = q.shape[0] if offsets is None else offsets.shape[0] - 1
+    lengths = (q.shape[1], k.shape[1]) if offsets is None else (max_seqlen_q, max_seqlen_k)
+    padded = [-(-length // _WEIGHTS_MULTIPLE) * _WEIGHTS_MULTIPLE for length in lengths]
+    return q.new_zeros((batch, q.shape[-2], *padded))
