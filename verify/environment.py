@@ -15,7 +15,7 @@ def describe(device: str) -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)  # type: ignore[no-untyped-call]
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     found["system"] = f"{platform.system()} {platform.machine()}"
@@ -26,7 +26,7 @@ def describe(device: str) -> dict[str, str]:
         found["gpus"] = str(torch.cuda.device_count())
         found["compute capability"] = f"{properties.major}.{properties.minor}"
         found["cuda"] = str(torch.version.cuda)
-        found["cudnn"] = str(torch.backends.cudnn.version())
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["driver"] = _driver()
     return found
 
