@@ -33,7 +33,7 @@ class KernelSummary:
     """One kernel over all runs.
 
     lineages, origins  as its entries say, each once; more than one if runs knew different kernels of this name
-    unavailable        why it could not run, in sentences, each once; a kernel may have run on another machine
+    unavailable        why a run left it out, in sentences, each once; a kernel may have run on another machine
     counts             verdict to number of problems; verdicts that did not occur are 0
     reasons            sentences why problems were not taken, to how many, most frequent first
     ratios             errors in units of PyTorch's, `out` and gradients

@@ -167,7 +167,7 @@ def test_what_weakens_a_pass_is_in_the_headline(make_kernel: Make, make_record: 
     loaded = one_run(make_record(decoys={"other alignment": "too_close"}), kernels=kernels)
     page = Page(render(Loaded(loaded.parts, ("records.jsonl, line 7: cut off",))))
     top = page.lines[: page.lines.index("Kernels")]
-    assert "1 kernel could not run." in top
+    assert "1 kernel left out." in top
     assert "idle was given no problem that it takes." in top
     assert any(line.endswith("so passing proves less: other alignment.") for line in top)
     assert any(line.startswith("1 part of the records could not be read") for line in top)
