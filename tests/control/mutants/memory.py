@@ -1,0 +1,73 @@
+"""Concurrency and memory: mutants that hold what a race or a stray write leaves behind.
+
+A race is a matter of time, and PyTorch on a CPU has none; here its usual outcome is planted. That the emulator finds
+the missing barrier itself is tested on the CUDA source.
+"""
+
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.kernel import Outputs
+from fa2verify.kernels.problem import Dense, Problem
+from fa2verify.kernels.tensors import Tensors
+from mutants.flash import TILE, Mutation, Sequence
+
+
+class Overwritten(Mutation):
+    """Without a barrier, the first rows of the next tile of K land in the current one before it is read."""
+
+    name = "next K tile over the current one"
+    source = "FA 359"
+    shows = Problem(lengths=Dense(seqlen_k=64), head_dim=8)
+
+    def key_tile(self, sequence: Sequence, j: int) -> Tensor:
+        current = sequence.k[:, j : j + TILE]
+        following = sequence.k[:, j + TILE : j + TILE + 4]
+        return torch.cat([following, current[:, following.shape[1] :]], 1)
+
+
+class EarlyDelta(Mutation):
+    """The backward starts before D of the later query tiles is written; dQ and dK are wrong, dV is right."""
+
+    name = "D read before it is written"
+    source = "FA 2481"
+    shows = Problem(lengths=Dense(seqlen_q=33, seqlen_k=2), head_dim=8, direction="forward_backward")
+
+    def delta(self, sequence: Sequence, out: Tensor) -> Tensor:
+        written = super().delta(sequence, out)
+        written[:, TILE:] = 0
+        return written
+
+
+class BeforeTheFirst(Mutation):
+    """An atomic at index -1: all outputs are right, and what lies before a tensor is not what it was."""
+
+    name = "atomic at index -1"
+    source = "FA 2755"
+    shows = Problem(head_dim=8, layout="offset")
+
+    def returned(self, problem: Problem, tensors: Tensors, outputs: Outputs) -> Outputs:
+        before = tensors.q.storage_offset() - 1
+        if before >= 0:
+            torch.as_strided(tensors.q, (1,), (1,), before).zero_()
+        return outputs
+
+
+class PastTheLast(Mutation):
+    """The last tile is written whole: rows past the end of Q, where a larger tensor holds it."""
+
+    name = "write past the last row"
+    source = "flashinfer 3978"
+    shows = Problem(lengths=Dense(seqlen_q=2, seqlen_k=2), head_dim=8, layout="qkv_packed")
+
+    def returned(self, problem: Problem, tensors: Tensors, outputs: Outputs) -> Outputs:
+        memory = torch.empty(0, dtype=tensors.q.dtype).set_(tensors.q.untyped_storage())
+        last = tensors.q.storage_offset() + sum(
+            (length - 1) * stride for length, stride in zip(tensors.q.shape, tensors.q.stride(), strict=True)
+        )
+        if tensors.q.numel():
+            memory[last + 1 : last + 9].zero_()
+        return outputs
+
+
+MEMORY = (Overwritten, EarlyDelta, BeforeTheFirst, PastTheLast)

@@ -1,0 +1,45 @@
+"""What the mutants do not prove: those that a run may miss, bugs that no mutant stands for, and why.
+
+The second list is what a problem, or one process on a CPU, cannot show.
+"""
+
+# Mutant to why a run in the default profile may not reject it, and what would make it.
+_FEW_LOW_SCORES = (
+    "exp(0 - lse) overflows fp16 only where all scores of a row are below -11, which the families of values seldom "
+    "give; one with queries and keys of opposite signs would"
+)
+GAPS = {
+    "padded columns in the backward": _FEW_LOW_SCORES,
+    "padded columns from the second query block": _FEW_LOW_SCORES,
+    "contiguous at head_dim 256": "it takes one head dimension of 256 and a layout at once",
+    "no fix-up when cached by shape": (
+        "a run calls each problem once, and hardly ever two of the same shapes; a second call on each problem would"
+    ),
+}
+
+UNCOVERED = {
+    "FA 2324, gradients of tokens past the last cu_seqlens entry left uninitialised": (
+        "a problem's packed tensors end where its last sequence does; it takes a layout with tokens past it."
+    ),
+    "FA 1500, 2260, 2611, offsets past 2^31": "it takes 2^31 elements, more than a problem has.",
+    "FA 359, 2481 as races": (
+        "a race needs threads that run at once; the mutants here plant what it leaves. The missing barrier itself is "
+        "planted in the CUDA source and found by the emulator: tests/kernels/test_cuda_barriers.py."
+    ),
+    "FA 2755, flashinfer 3978 in memory that is no input's": (
+        "what lies around the outputs and the workspace belongs to nobody whom a run asks; it takes red zones. Seen "
+        "today is what lies inside an input's own memory: gaps between strides, packed neighbours, an offset's front."
+    ),
+    "FA 1782, 2356, candle 3596, wrong device or stream": "it takes two GPUs, or a stream.",
+    "TransformerEngine 3216, dQ wrong by a factor on real activations": (
+        "not planted; real activations, as a value family, are what showed it and would here."
+    ),
+    "flashinfer 3605, every call is refused or right": (
+        "a promise of an interface, not one kernel's fault: tests/kernels/test_interface_checks.py."
+    ),
+    "flash-linear-attention 350, 474, symmetric random inputs": (
+        "a fault of tests, answered by decoys and value families."
+    ),
+    "pytorch 135590, unexplained tolerances": "a fault of tests, answered by [the numerics](numerics.md).",
+    "llama.cpp 13438, 28358, races that the ordinary test passes": "it takes a GPU and racecheck.",
+}
