@@ -53,14 +53,22 @@ _TWO_ACCUMULATORS = (
     "dK and dV are two accumulators of a warp, and leave few registers: addresses are stored before the loop and read "
     "back once a tile, with dropout between products too (read off the disassembly)"
 )
+_PHILOX = (
+    "with dropout alone ptxas takes 255 registers (176 without) to interleave Philox for many scores; the seed is two "
+    "of them, and lives as long as the kernel"
+)
 _OCCUPANCY = "ptxas stops at 128 registers, with which two blocks fit a multiprocessor, and spills addresses"
 SPILLS: tuple[Spill, ...] = (
     Spill("forward", (32, 64), 80, _TWO_FRAGMENTS),
     Spill("forward", (96, 128), 384, _TWO_FRAGMENTS),
     Spill("forward", (256,), 224, "O is an accumulator of 16 x 256; narrow rows add their masks and elements to it"),
+    Spill("backward_dkdv", (32,), 100, _PHILOX),
     Spill("backward_dkdv", (96, 128, 256), 116, _TWO_ACCUMULATORS),
     Spill("backward_dq", (32,), 16, _OCCUPANCY),
-    Spill("backward_dq", (96, 128, 256), 68, "every feature at once: Philox and narrow rows beside dQ, S and dP"),
+    Spill("backward_dq", (64, 96, 128, 256), 68, "every feature at once: Philox and narrow rows beside dQ, S and dP"),
+    Spill(
+        "probabilities", (128,), 24, "ptxas stops at 80 registers, with which six blocks fit; a kernel for tests alone"
+    ),
 )
 
 
@@ -97,7 +105,13 @@ class Evidence:
         return tuple(found)
 
 
-def variants(names: Sequence[Name], head_dims: Sequence[int], *, every: bool = False) -> Iterator[Variant]:
+def variants(
+    names: Sequence[Name],
+    head_dims: Sequence[int],
+    dtypes: Sequence[DType] = get_args(DType),
+    *,
+    every: bool = False,
+) -> Iterator[Variant]:
     """Variants without a feature, with each feature alone, and with all; with `every`, all combinations that occur."""
     if every:
         subsets = [sum(chosen, Feature(0)) for chosen in product(*((Feature(0), one) for one in _SINGLE))]
@@ -105,7 +119,7 @@ def variants(names: Sequence[Name], head_dims: Sequence[int], *, every: bool = F
         subsets = [one for one in subsets if not (one & Feature.PRESCALE and one & transformed)]
     else:
         subsets = [Feature(0), *_SINGLE, sum(_SINGLE, Feature(0)) & ~Feature.PRESCALE]
-    for name, head_dim, dtype in product(names, head_dims, get_args(DType)):
+    for name, head_dim, dtype in product(names, head_dims, dtypes):
         for features in dict.fromkeys(relevant(name, subset) for subset in subsets):
             yield Variant(name, dtype, head_dim, features)
 
@@ -139,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", choices=SHARED_MEMORY, default=["sm_80", "sm_90"])
     parser.add_argument("--kernel", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--head-dim", nargs="+", type=int, choices=PADDED_HEAD_DIMS, default=PADDED_HEAD_DIMS)
+    parser.add_argument("--dtype", nargs="+", choices=get_args(DType), default=get_args(DType))
     parser.add_argument("--every", action="store_true", help="every combination of features")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the evidence here too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at once (default: %(default)s)")
@@ -150,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = f"{'registers':>9}{'spilled':>9}{'shared KB':>11}{'binary KB':>11}"
     print(f"{'kernel':14}{'arch':>7}{'d':>5}  {'variant':44}{columns}")
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-        todo = list(variants(chosen.kernel, chosen.head_dim, every=chosen.every))
+        todo = list(variants(chosen.kernel, chosen.head_dim, chosen.dtype, every=chosen.every))
         for arch in chosen.arch:
             for one in pool.map(partial(evidence, arch=arch), todo):
                 found.append(one)

@@ -15,6 +15,7 @@ struct View {
 
 struct Call {
   View q, k, v, out, dout, dq, dk, dv;
+  View weights;       // (sequence, query, head, key), in varlen too: a sequence begins at its index
   float* lse;         // (sequence, head, row), natural log; `delta` and `dlse` lie alike
   float* delta;       // rowsum(dO * O) - dlse
   const float* dlse;  // gradient of lse, or nullptr
@@ -24,6 +25,7 @@ struct Call {
   const int* cu_seqlens_k;
   const float* alibi_slopes;
   i64 alibi_sequence_stride;  // 0: slopes per head
+  const i64* dropout_seed;    // (1); nullptr: no dropout
   int blocks;                 // of queries or keys, in the longest sequence
   int seqlen_q, seqlen_k;     // dense
   int heads_q, heads_kv, head_dim;
@@ -36,7 +38,6 @@ struct Call {
   float cap_log2;        // softcap * log2(e)
   float keep_scale;      // 1 / (1 - dropout)
   u32 drop_below;        // a weight is dropped if its random word is below
-  u32 seed_low, seed_high;
 };
 
 // What a variant is compiled for. ANY leaves every other choice to `Call::features`, which is how the emulator builds:

@@ -8,12 +8,12 @@ Tiles fit a block into the 99 KB of shared memory of compute capability 8.6, 8.9
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Literal
+from typing import Literal, get_args
 
 from fa2verify.kernels.problem import DType
 
-Name = Literal["forward", "preprocess", "backward_dkdv", "backward_dq"]
-NAMES: tuple[Name, ...] = ("forward", "preprocess", "backward_dkdv", "backward_dq")
+Name = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "probabilities"]
+NAMES: tuple[Name, ...] = get_args(Name)
 PADDED_HEAD_DIMS = (32, 64, 96, 128, 256)
 MAX_HEAD_DIM = PADDED_HEAD_DIMS[-1]
 # Indices into sequences are 32-bit, and so are sums of two lengths and a window.
@@ -51,15 +51,16 @@ class Tiles:
     stages: int = 1
 
 
-_PREPROCESS = Tiles(64)
-_TABLE: dict[int, tuple[Tiles, Tiles, Tiles, Tiles]] = {
-    # head_dim: forward, preprocess, backward_dkdv, backward_dq
-    32: (Tiles(128, 64), _PREPROCESS, Tiles(64, 128, 8, 32, 2), Tiles(128, 64, 8, stages=2)),
-    64: (Tiles(128, 64), _PREPROCESS, Tiles(64, 128, 8, 64, 2), Tiles(128, 64, 8, stages=2)),
-    96: (Tiles(128, 64), _PREPROCESS, Tiles(64, 128, 8, 96), Tiles(128, 64, 8)),
-    128: (Tiles(128, 64), _PREPROCESS, Tiles(64, 128, 8, 128), Tiles(128, 64, 8)),
+# The same for every head_dim.
+_PREPROCESS, _PROBABILITIES = Tiles(64), Tiles(64, 64)
+_TABLE: dict[int, tuple[Tiles, Tiles, Tiles]] = {
+    # head_dim: forward, backward_dkdv, backward_dq
+    32: (Tiles(128, 64), Tiles(64, 128, 8, 32, 2), Tiles(128, 64, 8, stages=2)),
+    64: (Tiles(128, 64), Tiles(64, 128, 8, 64, 2), Tiles(128, 64, 8, stages=2)),
+    96: (Tiles(128, 64), Tiles(64, 128, 8, 96), Tiles(128, 64, 8)),
+    128: (Tiles(128, 64), Tiles(64, 128, 8, 128), Tiles(128, 64, 8)),
     # Two accumulators of 16 x 256 would not fit the registers of a warp: a block takes half of the columns.
-    256: (Tiles(64, 64), _PREPROCESS, Tiles(32, 64, 4, 128), Tiles(64, 32)),
+    256: (Tiles(64, 64), Tiles(32, 64, 4, 128), Tiles(64, 32)),
 }
 
 
@@ -75,7 +76,14 @@ class Variant:
     @property
     def tiles(self) -> Tiles:
         """Its entry of the table."""
-        return _TABLE[self.head_dim][NAMES.index(self.name)]
+        forward, backward_dkdv, backward_dq = _TABLE[self.head_dim]
+        return {
+            "forward": forward,
+            "preprocess": _PREPROCESS,
+            "backward_dkdv": backward_dkdv,
+            "backward_dq": backward_dq,
+            "probabilities": _PROBABILITIES,
+        }[self.name]
 
     @property
     def threads(self) -> int:
@@ -105,6 +113,8 @@ class Variant:
                 return 2 * tiles.block_n * row + tiles.stages * tiles.block_m * (2 * row + 8)
             case "backward_dq":
                 return 2 * tiles.block_m * row + tiles.stages * 2 * tiles.block_n * row
+            case "probabilities":
+                return (tiles.block_m + tiles.block_n) * row
 
     @property
     def expression(self) -> str:
@@ -115,6 +125,7 @@ class Variant:
             "preprocess": (tiles.block_m, tiles.warps),
             "backward_dkdv": (tiles.block_m, tiles.block_n, tiles.columns, tiles.stages),
             "backward_dq": (tiles.block_m, tiles.block_n, tiles.stages),
+            "probabilities": (tiles.block_m, tiles.block_n),
         }[self.name]
         arguments = ", ".join(map(str, (f"fa2::{_ELEMENT[self.dtype]}", self.head_dim, *sizes, int(self.features))))
         return f"fa2::{self.name}<{arguments}>"

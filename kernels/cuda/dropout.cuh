@@ -5,7 +5,7 @@
 // Positions are absolute, so that forward and backward draw the same mask whatever their tiles.
 #pragma once
 
-#include "call.cuh"
+#include "geometry.cuh"
 
 namespace fa2 {
 DEVICE Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
@@ -24,9 +24,9 @@ DEVICE Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
   return {{c0, c1, c2, c3}};
 }
 
-DEVICE Words dropout_words(const Call& call, int sequence, int head, int query, int key) {
-  return philox(static_cast<u32>(key) / 4, static_cast<u32>(query), static_cast<u32>(head), static_cast<u32>(sequence),
-                call.seed_low, call.seed_high);
+DEVICE Words dropout_words(const Work& work, int head, int query, int key) {
+  return philox(static_cast<u32>(key) / 4, static_cast<u32>(query), static_cast<u32>(head),
+                static_cast<u32>(work.sequence), work.seed_low, work.seed_high);
 }
 
 DEVICE bool kept(const Call& call, const Words& words, int key) {

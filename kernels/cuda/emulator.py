@@ -12,7 +12,7 @@ from functools import cache
 
 from torch import Tensor
 
-from fa2verify.kernels.cuda.call import Call
+from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import NAMES, Feature, Variant
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.cuda.source import host_source
@@ -44,7 +44,7 @@ _seeds = itertools.count(int(os.environ.get("FA2VERIFY_EMULATOR_SEED", "0")))
 _one_at_a_time = threading.Lock()
 
 
-def launch(variant: Variant, blocks: int, call: Call, tensors: dict[str, Tensor]) -> None:
+def launch(variant: Variant, blocks: int, call: CallStructure, tensors: dict[str, Tensor]) -> None:
     """Run `blocks` blocks of a kernel on CPU tensors. Raises EmulatorError, HostCompilerError."""
     if not blocks:
         return
@@ -73,8 +73,10 @@ def _function(name: str, dtype: DType, head_dim: int):  # type: ignore[no-untype
     # One library for a dtype and head_dim, with every kernel and every feature: it builds in seconds.
     built = library(host_source([Variant(kernel, dtype, head_dim, Feature.ANY) for kernel in NAMES]))
     built.call_size.restype = ctypes.c_size_t
-    if built.call_size() != ctypes.sizeof(Call):
-        raise EmulatorError(f"Call has {built.call_size()} bytes in call.cuh and {ctypes.sizeof(Call)} in call.py")
+    if built.call_size() != ctypes.sizeof(CallStructure):
+        raise EmulatorError(
+            f"Call has {built.call_size()} bytes in call.cuh and {ctypes.sizeof(CallStructure)} in call.py"
+        )
     return prepared(built, name)
 
 

@@ -42,7 +42,7 @@ DEVICE void drop(const Call& call, const Work& work, float (&p)[N][4], int row, 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int query = row + lane / 4 + 8 * half, key = column + 8 * n + lane % 4 * 2;
-      Words words = dropout_words(call, work.sequence, work.head, query, key);
+      Words words = dropout_words(work, work.head, query, key);
       if (!kept(call, words, key)) p[n][2 * half] = 0.0f;
       if (!kept(call, words, key + 1)) p[n][2 * half + 1] = 0.0f;
     }

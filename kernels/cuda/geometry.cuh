@@ -19,7 +19,8 @@ DEVICE Extent sequence_extent(const int* cu_seqlens, int seqlen, int sequence) {
 struct Work {
   int block, head, sequence;
   Extent q, k;
-  int diagonal;  // query i has key i + diagonal on its diagonal
+  int diagonal;             // query i has key i + diagonal on its diagonal
+  u32 seed_low, seed_high;  // of dropout
 };
 
 // The grid is one-dimensional because its y and z dimensions end at 65,535, which batch * heads may pass. Later blocks
@@ -33,6 +34,10 @@ DEVICE Work find_work(const Call& call, u32 program, int heads) {
   work.q = sequence_extent(call.cu_seqlens_q, call.seqlen_q, work.sequence);
   work.k = sequence_extent(call.cu_seqlens_k, call.seqlen_k, work.sequence);
   work.diagonal = call.top_left ? 0 : work.k.length - work.q.length;
+  // In memory, so that a captured graph draws anew each replay. Without dropout nobody uses it, and it is not loaded.
+  u64 seed = call.dropout_seed ? static_cast<u64>(load(global(call.dropout_seed))) : 0;
+  work.seed_low = static_cast<u32>(seed);
+  work.seed_high = static_cast<u32>(seed >> 32);
   return work;
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fa2verify.kernels.cuda.call import Call
+from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import Variant
 from fa2verify.kernels.cuda.gpu_compiler import compile_cached
 from fa2verify.kernels.cuda.source import ENTRY
@@ -20,7 +20,7 @@ class LaunchError(RuntimeError):
     """The driver refused; the message has its name for the reason."""
 
 
-def launch(variant: Variant, blocks: int, call: Call, device: torch.device) -> None:
+def launch(variant: Variant, blocks: int, call: CallStructure, device: torch.device) -> None:
     """Start `blocks` blocks of a kernel. Raises LaunchError; compiler errors pass through."""
     if not blocks:
         return
@@ -36,7 +36,7 @@ def launch(variant: Variant, blocks: int, call: Call, device: torch.device) -> N
     _check(status, variant)
 
 
-def _start(kernel: Any, variant: Variant, blocks: int, stream: int, call: Call) -> Any:
+def _start(kernel: Any, variant: Variant, blocks: int, stream: int, call: CallStructure) -> Any:
     from cuda.bindings import driver
 
     # The driver copies the argument before it returns.

@@ -37,7 +37,7 @@ DEVICE Weights weights(const Call& call, const Work& work, float raw, float dp, 
   }
   float w = p;
   if (has<FEATURES>(call, DROPOUT)) {
-    bool keep = kept(call, dropout_words(call, work.sequence, head, query, key), key);
+    bool keep = kept(call, dropout_words(work, head, query, key), key);
     w = keep ? p : 0.0f;
     dp = keep ? dp * call.keep_scale : 0.0f;
   }

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, kernel
 from fa2verify.kernels.cuda.attention import attention
-from fa2verify.kernels.cuda.call import Call, Options, Shape, make_call
-from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, Feature, Variant
+from fa2verify.kernels.cuda.backend import CudaBackend
+from fa2verify.kernels.cuda.call import CallStructure, make_structure
+from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, NAMES, PADDED_HEAD_DIMS, Feature, Variant
+from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.reference import steps
@@ -20,13 +22,18 @@ from fa2verify.verify.truth import Truth
 
 CUDA = torch.cuda.is_available() and not kernel.CudaKernel().unavailable(torch.device("cuda"))
 DEVICES = ("cpu", "cuda") if CUDA else ("cpu",)
-NAMES = ("out", "lse", "dq", "dk", "dv")
+OUTPUTS = ("out", "lse", "dq", "dk", "dv")
 
 
 def problem(seqlen_q: int = 70, seqlen_k: int = 70, batch: int = 1, **fields: Any) -> Problem:
     lengths = Dense(batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k)
     defaults: dict[str, Any] = {"lengths": lengths, "head_dim": 32, "direction": "forward_backward"}
     return Problem(**(defaults | fields))
+
+
+def call(seqlen_q: int = 1, seqlen_k: int = 1, **fields: Any) -> Call:
+    sizes: dict[str, Any] = {"batch": 1, "heads_q": 1, "heads_kv": 1, "head_dim": 8, "causal": None, "scale": 1.0}
+    return Call(seqlen_q=seqlen_q, seqlen_k=seqlen_k, **(sizes | fields))
 
 
 def compute(p: Problem, device: str) -> Outputs:
@@ -102,7 +109,7 @@ def test_the_backward_has_the_same_bits_in_every_schedule() -> None:
     for device in DEVICES:
         first, *others = [compute(p, device) for _ in range(3)]
         for other in others:
-            for name in NAMES:
+            for name in OUTPUTS:
                 assert torch.equal(getattr(first, name), getattr(other, name)), name
 
 
@@ -110,7 +117,7 @@ def test_gradients_flow_through_lse() -> None:
     p = problem(70, 90, causal="bottom_right", dtype="float16")
     tensors = make_tensors(p)
     inputs = [tensor.requires_grad_() for tensor in (tensors.q, tensors.k, tensors.v)]
-    _, lse = attention(*inputs, Options(causal=p.causal))
+    _, lse, _ = attention(*inputs, causal=p.causal)
     dlse = torch.randn(lse.shape, generator=torch.Generator().manual_seed(0))
     found = torch.autograd.grad(lse, inputs, dlse)
     (step,) = steps(p, tensors)
@@ -125,14 +132,9 @@ def test_gradients_flow_through_lse() -> None:
 
 
 def test_rows_past_the_last_sequence_are_cleared() -> None:
-    options = Options(
-        cu_seqlens_q=torch.tensor([0, 3], dtype=torch.int32),
-        cu_seqlens_k=torch.tensor([0, 4], dtype=torch.int32),
-        max_seqlen_q=3,
-        max_seqlen_k=4,
-    )
+    begins_q, begins_k = (torch.tensor([0, length], dtype=torch.int32) for length in (3, 4))
     q, k, v = (torch.randn(rows, 1, 32, dtype=torch.float16, requires_grad=True) for rows in (5, 6, 6))
-    out, lse = attention(q, k, v, options)
+    out, lse, _ = attention(q, k, v, cu_seqlens_q=begins_q, cu_seqlens_k=begins_k, max_seqlen_q=3, max_seqlen_k=4)
     out.sum().backward()
     assert not out[3:].any()
     assert (lse[:, 3:] == float("-inf")).all()
@@ -143,24 +145,34 @@ def test_rows_past_the_last_sequence_are_cleared() -> None:
 
 
 def test_an_offset_past_the_tensor_is_reported() -> None:
-    options = Options(
+    # Not through the interface, which looks at offsets on the CPU.
+    asked = call(
+        5,
+        9,
+        head_dim=32,
         cu_seqlens_q=torch.tensor([0, 5], dtype=torch.int32),
         cu_seqlens_k=torch.tensor([0, 9], dtype=torch.int32),
-        max_seqlen_q=5,
-        max_seqlen_k=9,
     )
     q, k = torch.randn(5, 1, 32, dtype=torch.float16), torch.randn(8, 1, 32, dtype=torch.float16)
     with pytest.raises(
         emulator.EmulatorError,
         match=r"forward: block 0: tile\.cuh:\d+: copy of 16 bytes at byte 5\d\d of k, which has 512",
     ):
-        attention(q, k, k, options)
+        CudaBackend().forward(asked, q, k, k, torch.empty_like(q), torch.empty(1, 5))
+
+
+def test_what_no_kernel_writes_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "launch", lambda *_: None)
+    p = problem(lengths=Varlen(seqlens_q=(3, 2), seqlens_k=(1, 4)))
+    found = kernel.EmulatedCudaKernel()(p, make_tensors(p))
+    for name in OUTPUTS:
+        assert getattr(found, name).isnan().all(), name
 
 
 def test_strides_pass_32_bits() -> None:
     strides = (2**33, 2**32, 2**31)
     distant = torch.empty(0, dtype=torch.float16).as_strided((0, 1, 1, 8), (*strides, 1))
-    view = make_call(Options(), Shape(1, 1, 1, 1, 1, 8), {"q": distant}).q
+    view = make_structure(call(), {"q": distant}).q
     assert (view.sequence_stride, view.row_stride, view.head_stride) == strides
 
 
@@ -168,67 +180,36 @@ def tensor(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
     return torch.zeros(*shape, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("q", "k", "v", "options", "message"),
-    [
-        (tensor(2, 3, 8), tensor(1, 2, 3, 8), tensor(1, 2, 3, 8), {}, r"q must be \(batch, seqlen, heads, head_dim\)"),
-        (tensor(1, 2, 3, 8, dtype=torch.float32), *[tensor(1, 2, 3, 8)] * 2, {}, "q must be float16 or bfloat16"),
-        (tensor(1, 2, 3, 8), *[tensor(1, 2, 3, 8, dtype=torch.bfloat16)] * 2, {}, "k is torch.bfloat16"),
-        (tensor(1, 2, 3, 8), tensor(1, 2, 3, 8), tensor(1, 3, 3, 8), {}, "k is .* and v .*; they must be equal"),
-        (tensor(1, 2, 3, 8), *[tensor(1, 2, 3, 16)] * 2, {}, "q has head_dim 8 and k 16"),
-        (*[tensor(1, 2, 3, 257)] * 3, {}, "head_dim is 257; it must be 1 to 256"),
-        (tensor(1, 2, 3, 8), *[tensor(1, 2, 2, 8)] * 2, {}, "q has 3 heads and k 2"),
-        (tensor(2, 2, 3, 8), *[tensor(1, 2, 3, 8)] * 2, {}, "q has batch 2 and k 1"),
-        (*[tensor(1, 2, 8, 3).mT] * 3, {}, "q must be contiguous in its last dimension"),
-        (*[tensor(1, 2, 3, 8)] * 3, {"alibi_slopes": torch.zeros(2)}, r"alibi_slopes must be .* \(3,\) or \(1, 3\)"),
-    ],
-)
-def test_bad_tensors_are_named(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        attention(q, k, v, Options(**options))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"causal": "left"}, "causal is 'left'"),
-        ({"window": (-2, 0)}, r"window is \(-2, 0\)"),
-        ({"scale": float("inf")}, "scale is inf"),
-        ({"softcap": -1.0}, "softcap is -1.0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"dropout_seed": -1}, "dropout_seed is -1"),
-        ({"cu_seqlens_q": torch.zeros(2, dtype=torch.int32)}, "cu_seqlens_q and cu_seqlens_k"),
-    ],
-)
-def test_bad_options_are_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Options(**fields)
-
-
 def test_a_length_that_32_bits_cannot_index_is_refused() -> None:
-    long = tensor(1, 1, 1, 8).expand(1, MAX_SEQLEN + 1, 1, 8)
-    with pytest.raises(ValueError, match=f"seqlen_q is {MAX_SEQLEN + 1}"):
-        attention(long, tensor(1, 1, 1, 8), tensor(1, 1, 1, 8), Options())
+    short, long = tensor(1, 1, 1, 8), tensor(1, 1, 1, 8).expand(1, MAX_SEQLEN + 1, 1, 8)
+    with pytest.raises(ValueError, match=f"k has a length of {MAX_SEQLEN + 1}; the CUDA kernels take at most"):
+        attention(short, long, long)
 
 
 def test_only_what_a_call_asks_for_is_compiled() -> None:
-    def features(options: Options, head_dim: int = 8) -> Feature:
-        return Feature(make_call(options, Shape(1, 1, 1, 1, 1, head_dim), {"q": tensor(1, 1, 1, head_dim)}).features)
+    def features(head_dim: int = 8, **fields: Any) -> Feature:
+        asked = call(head_dim=head_dim, **fields)
+        return Feature(make_structure(asked, {"q": tensor(1, 1, 1, head_dim)}).features)
 
-    assert features(Options()) == Feature(0)
-    assert features(Options(), head_dim=4) == Feature.NARROW
-    assert features(Options(softcap=1.0, scale=-1.0)) == Feature.SOFTCAP
-    assert features(Options(scale=-1.0)) == Feature.PRESCALE
-    assert features(Options(dropout=0.5)) == Feature.DROPOUT
-    assert features(Options(alibi_slopes=torch.ones(1))) == Feature.ALIBI
+    assert features() == Feature(0)
+    assert features(head_dim=4) == Feature.NARROW
+    assert features(softcap=1.0, scale=-1.0) == Feature.SOFTCAP
+    assert features(scale=-1.0) == Feature.PRESCALE
+    assert features(dropout=0.5) == Feature.DROPOUT
+    assert features(alibi_slopes=torch.ones(1)) == Feature.ALIBI
+
+
+def test_a_scale_far_above_the_softcap_stays_finite() -> None:
+    for scale in (1e38, -1e38):
+        found = make_structure(call(scale=scale, softcap=1e-30), {}).scale_over_cap
+        assert found == scale / abs(scale) * 2.0**125
 
 
 def test_every_variant_fits_the_smallest_shared_memory() -> None:
-    for head_dim in (32, 64, 96, 128, 256):
-        for name in ("forward", "preprocess", "backward_dkdv", "backward_dq"):
-            assert Variant(name, "float16", head_dim, Feature(0)).shared_bytes <= 99 * 1024  # type: ignore[arg-type]
+    for head_dim in PADDED_HEAD_DIMS:
+        for name in NAMES:
+            assert Variant(name, "float16", head_dim, Feature(0)).shared_bytes <= 99 * 1024
 
 
 def test_an_empty_call_launches_nothing() -> None:
-    call = Call()
-    emulator.launch(Variant("forward", "float16", 32, Feature.ANY), 0, call, {})
+    emulator.launch(Variant("forward", "float16", 32, Feature.ANY), 0, CallStructure(), {})

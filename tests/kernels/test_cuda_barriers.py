@@ -9,7 +9,6 @@ import pytest
 
 from fa2verify.kernels.cuda import emulator
 from fa2verify.kernels.cuda.attention import attention
-from fa2verify.kernels.cuda.call import Options
 from fa2verify.kernels.cuda.configuration import NAMES, Feature, Name, Variant
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.cuda.source import FOLDER, host_source
@@ -22,7 +21,7 @@ _ORDERS = re.compile(r"^ +(?:if constexpr .*\) )?((?:block_sync|warp_sync|wait_c
 def _points() -> list[tuple[Name, str, int]]:
     """(kernel, file, which one in the file)."""
     files: list[tuple[Name, str]] = [(name, f"{name}.cuh") for name in NAMES]
-    files += [(name, "tile.cuh") for name in NAMES if name != "preprocess"]
+    files += [(name, "tile.cuh") for name in NAMES if name not in ("preprocess", "probabilities")]
     return [
         (name, file, index)
         for name, file in files
@@ -31,7 +30,7 @@ def _points() -> list[tuple[Name, str, int]]:
 
 
 def test_the_points_are_found() -> None:
-    assert len(_points()) == 4 + 4 + 4 + 3
+    assert len(_points()) == 4 + 4 + 4 + 3 + 3
 
 
 @pytest.mark.parametrize(("name", "file", "index"), _points())
@@ -56,4 +55,4 @@ def test_a_barrier_or_wait_that_is_missing_is_reported(
     tensors = make_tensors(problem)
     q, k, v = (tensor.requires_grad_() for tensor in (tensors.q, tensors.k, tensors.v))
     with pytest.raises(emulator.EmulatorError, match=rf"^{name}: block \d+: \w+\.cuh:\d+: .*shared memory"):
-        attention(q, k, v, Options())[0].backward(tensors.dout)
+        attention(q, k, v, dropout_p=0.5, return_weights=True)[0].backward(tensors.dout)

@@ -123,6 +123,9 @@ def test_the_command_writes_what_it_found(tmp_path: Path, capsys: pytest.Capture
     assert main(arguments) == 0
     written = json.loads(file.read_text())
     assert len(written) == 4
+    assert {one["dtype"] for one in written} == {"float16", "bfloat16"}
     assert {(one["kernel"], one["arch"], one["head_dim"]) for one in written} == {("preprocess", "sm_80", 32)}
     assert all(one["registers"] > 0 and one["spill_loads"] == 0 for one in written)
     assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main([*arguments, "--dtype", "bfloat16"]) == 0
+    assert {one["dtype"] for one in json.loads(file.read_text())} == {"bfloat16"}

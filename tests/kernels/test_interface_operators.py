@@ -1,24 +1,26 @@
-"""Our torch operators over the Triton kernels: what torch's own checks say, torch.compile, gradients, seeds."""
+"""Our torch operators over each backend: what torch's own checks say, torch.compile, gradients, seeds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.triton import (
-    flash_attn_func,
-    flash_attn_kvpacked_func,
-    flash_attn_qkvpacked_func,
-    flash_attn_varlen_func,
-    flash_attn_varlen_kvpacked_func,
-    flash_attn_varlen_qkvpacked_func,
-)
-from fa2verify.kernels.triton.attention import attention
+from fa2verify.kernels.cuda import attention as cuda
+from fa2verify.kernels.triton import attention as triton
 from fa2verify.kernels.triton.mode import interpreting
+
+BACKENDS: dict[str, Any] = {"triton": triton, "cuda": cuda}  # modules with flash-attn's functions and `attention`
 
 DEVICE = torch.device("cpu" if interpreting() else "cuda")
 LENGTHS_Q, LENGTHS_K = (8, 0, 12), (10, 3, 17)
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def functions(request: pytest.FixtureRequest) -> Any:
+    """flash-attn's functions by one backend."""
+    return BACKENDS[request.param]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -43,8 +45,8 @@ def operator_arguments(varlen: bool, features: bool, needs_grad: bool) -> tuple[
 
 @pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("varlen", [False, True])
-def test_opcheck(varlen: bool, features: bool) -> None:
-    operators = attention.operators
+def test_opcheck(functions: Any, varlen: bool, features: bool) -> None:
+    operators = functions.attention.operators
     torch.library.opcheck(operators.forward, operator_arguments(varlen, features, True))
     q, k, v, *options = operator_arguments(varlen, features, False)
     out, lse = operators.forward(q, k, v, *options)
@@ -55,15 +57,24 @@ def test_opcheck(varlen: bool, features: bool) -> None:
     torch.library.opcheck(operators.probabilities, (q, k, lse, *options))
 
 
-def loss(inputs: tuple[Tensor, ...], dropout_p: float) -> Tensor:
-    q, k, v = inputs
-    out = flash_attn_func(q, k, v, dropout_p, causal=True, window_size=(7, -1), softcap=3.0)
-    assert isinstance(out, Tensor)
-    return out.float().square().sum()
+Loss = Callable[[tuple[Tensor, ...], float], Tensor]
+
+
+@pytest.fixture
+def loss(functions: Any) -> Loss:
+    """A function of (q, k, v) and a dropout probability."""
+
+    def of(inputs: tuple[Tensor, ...], dropout_p: float) -> Tensor:
+        q, k, v = inputs
+        out = functions.flash_attn_func(q, k, v, dropout_p, causal=True, window_size=(7, -1), softcap=3.0)
+        assert isinstance(out, Tensor)
+        return out.float().square().sum()
+
+    return of
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_traces_the_whole_function_with_dynamic_shapes(backend: str) -> None:
+def test_compile_traces_the_whole_function_with_dynamic_shapes(loss: Loss, backend: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -77,7 +88,7 @@ def test_compile_traces_the_whole_function_with_dynamic_shapes(backend: str) -> 
                 assert torch.equal(got, want)
 
 
-def test_compile_draws_the_seed_that_eager_mode_draws() -> None:
+def test_compile_draws_the_seed_that_eager_mode_draws(loss: Loss) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     inputs = tuple(randn(1, 20, 2, 16, seed=index) for index in range(3))
@@ -88,12 +99,12 @@ def test_compile_draws_the_seed_that_eager_mode_draws() -> None:
     assert torch.equal(*losses)
 
 
-def test_compile_traces_packed_sequences() -> None:
+def test_compile_traces_packed_sequences(functions: Any) -> None:
     torch._dynamo.reset()
 
     def both(inputs: tuple[Tensor, ...], begins: Tensor, longest: int) -> tuple[Tensor, ...]:
         q, k, v = inputs
-        result = flash_attn_varlen_func(q, k, v, begins, begins, longest, longest, return_attn_probs=True)
+        result = functions.flash_attn_varlen_func(q, k, v, begins, begins, longest, longest, return_attn_probs=True)
         assert isinstance(result, tuple)
         return result
 
@@ -105,27 +116,27 @@ def test_compile_traces_packed_sequences() -> None:
             assert torch.equal(got, want)
 
 
-def test_torch_generator_selects_the_dropout_mask() -> None:
+def test_torch_generator_selects_the_dropout_mask(functions: Any) -> None:
     inputs = [randn(1, 40, 2, 16, seed=index) for index in range(3)]
     outs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        outs.append(flash_attn_func(*inputs, dropout_p=0.5))
+        outs.append(functions.flash_attn_func(*inputs, dropout_p=0.5))
     assert torch.equal(outs[0], outs[1])
     assert not torch.equal(outs[0], outs[2])
     # One call after the other draws anew.
-    assert not torch.equal(outs[2], flash_attn_func(*inputs, dropout_p=0.5))
+    assert not torch.equal(outs[2], functions.flash_attn_func(*inputs, dropout_p=0.5))
 
 
 @pytest.mark.parametrize("varlen", [False, True])
-def test_s_dmask_is_what_out_was_made_of(varlen: bool) -> None:
+def test_s_dmask_is_what_out_was_made_of(functions: Any, varlen: bool) -> None:
     q, k, v = (x[0] if varlen else x[:1] for x in (randn(2, 70, 2, 16), randn(2, 40, 1, 16), randn(2, 40, 1, 16)))
     options: dict[str, Any] = {"dropout_p": 0.4, "causal": True, "softcap": 5.0, "return_attn_probs": True}
     if varlen:
         packing = (offsets((70,)), offsets((40,)), 70, 40)
-        out, _, weights = flash_attn_varlen_func(q, k, v, *packing, **options)
+        out, _, weights = functions.flash_attn_varlen_func(q, k, v, *packing, **options)
     else:
-        out, _, weights = flash_attn_func(q, k, v, **options)
+        out, _, weights = functions.flash_attn_func(q, k, v, **options)
     assert weights.shape == (1, 2, 128, 128)
     assert (weights[..., 70:, :] == 0).all()
     assert (weights[..., :, 40:] == 0).all()
@@ -139,20 +150,28 @@ def test_s_dmask_is_what_out_was_made_of(varlen: bool) -> None:
     assert abs(fraction - 0.4) < 0.1  # 4.6 standard deviations of the visible 4,240 weights would be 0.035
 
 
-def test_packed_functions_are_the_plain_one() -> None:
+def test_packed_functions_are_the_plain_one(functions: Any) -> None:
     qkv, kv, q = randn(2, 9, 3, 4, 16), randn(2, 12, 2, 2, 16), randn(2, 9, 4, 16)
     lengths = offsets((4, 5))
     for packed, plain, inputs in (
-        (flash_attn_qkvpacked_func(qkv, causal=True), flash_attn_func(*qkv.unbind(2), causal=True), (qkv,)),
-        (flash_attn_kvpacked_func(q, kv, causal=True), flash_attn_func(q, *kv.unbind(2), causal=True), (q, kv)),
         (
-            flash_attn_varlen_qkvpacked_func(qkv[0], lengths, 5, causal=True),
-            flash_attn_varlen_func(*qkv[0].unbind(1), lengths, lengths, 5, 5, causal=True),
+            functions.flash_attn_qkvpacked_func(qkv, causal=True),
+            functions.flash_attn_func(*qkv.unbind(2), causal=True),
             (qkv,),
         ),
         (
-            flash_attn_varlen_kvpacked_func(q[0], kv[0], lengths, offsets((2, 10)), 5, 10),
-            flash_attn_varlen_func(q[0], *kv[0].unbind(1), lengths, offsets((2, 10)), 5, 10),
+            functions.flash_attn_kvpacked_func(q, kv, causal=True),
+            functions.flash_attn_func(q, *kv.unbind(2), causal=True),
+            (q, kv),
+        ),
+        (
+            functions.flash_attn_varlen_qkvpacked_func(qkv[0], lengths, 5, causal=True),
+            functions.flash_attn_varlen_func(*qkv[0].unbind(1), lengths, lengths, 5, 5, causal=True),
+            (qkv,),
+        ),
+        (
+            functions.flash_attn_varlen_kvpacked_func(q[0], kv[0], lengths, offsets((2, 10)), 5, 10),
+            functions.flash_attn_varlen_func(q[0], *kv[0].unbind(1), lengths, offsets((2, 10)), 5, 10),
             (q, kv),
         ),
     ):
@@ -167,7 +186,7 @@ def test_packed_functions_are_the_plain_one() -> None:
             assert torch.equal(got, want)
 
 
-def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_computes_only_the_gradients_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []
     for name in ("backward_dq", "backward_dkdv"):
         monkeypatch.setattr(f"fa2verify.kernels.triton.backend.{name}", lambda *_, name=name: launched.append(name))
@@ -176,13 +195,13 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.Mon
     for frozen, expected in (((), both), ((k, v), both[1:]), ((q, k), both[:1])):
         launched.clear()
         inputs = [x.detach() if any(x is y for y in frozen) else x for x in (q, k, v)]
-        flash_attn_func(*inputs).sum().backward()
+        triton.flash_attn_func(*inputs).sum().backward()
         assert launched == expected
 
 
-def test_a_second_derivative_is_refused() -> None:
+def test_a_second_derivative_is_refused(functions: Any) -> None:
     q = randn(1, 5, 1, 16)
-    out = flash_attn_func(q, q, q)
+    out = functions.flash_attn_func(q, q, q)
     (gradient,) = torch.autograd.grad(out.sum(), q, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(gradient.sum(), q)

@@ -1,0 +1,112 @@
+"""Our CUDA kernels as a backend of the interface: which kernels a forward and a backward launch, in which order.
+
+Tensors on a GPU go to the kernels themselves; tensors on the CPU go to the emulator, which runs the same source.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.cuda import emulator, gpu, gpu_compiler, host_compiler
+from fa2verify.kernels.cuda.call import beside, make_structure
+from fa2verify.kernels.cuda.configuration import MAX_HEAD_DIM, Feature, Name, Variant, padded_head_dim, relevant
+from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.problem import DType
+
+_CAPABILITY = (8, 0)
+_MAX_BLOCKS = 2**31 - 1
+_DTYPES: dict[torch.dtype, DType] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+class CudaBackend:
+    """Our CUDA kernels; see `fa2verify.kernels.interface.backend.Backend`.
+
+    Every call raises ValueError for a length above `configuration.MAX_SEQLEN` and for more blocks than a grid has.
+    """
+
+    name = "cuda"
+    max_head_dim = MAX_HEAD_DIM
+
+    def unavailable(self, device: torch.device) -> tuple[str, ...]:
+        """Why they cannot run on `device`, in sentences: a GPU takes NVRTC, a CPU a compiler for the emulator."""
+        if device.type == "cpu":
+            return host_compiler.unavailable()
+        if device.type != "cuda":
+            return (f"the CUDA kernels run on cuda devices and, emulated, on the cpu, not on {device.type!r}",)
+        if torch.version.hip is not None:
+            return ("it is for NVIDIA GPUs; this torch is built for ROCm",)
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _CAPABILITY:
+            return (f"it needs compute capability 8.0 or later, not {capability[0]}.{capability[1]}",)
+        return gpu_compiler.unavailable()
+
+    def forward(self, call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+        """Fill `out` and `lse`."""
+        _poison_rows(out, call.cu_seqlens_q)
+        _poison_rows(lse.mT, call.cu_seqlens_q)
+        _launch("forward", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse})
+
+    def backward(
+        self,
+        call: Call,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        dout: Tensor,
+        dlse: Tensor | None,
+        dq: Tensor | None,
+        dk: Tensor | None,
+        dv: Tensor | None,
+        deterministic: bool,  # noqa: ARG002 -- every sum has one order, always
+    ) -> None:
+        """Fill the gradients that are not None."""
+        delta = torch.empty_like(lse)
+        for tensor, offsets in (
+            (delta.mT, None),
+            (dq, call.cu_seqlens_q),
+            (dk, call.cu_seqlens_k),
+            (dv, call.cu_seqlens_k),
+        ):
+            if tensor is not None:
+                _poison_rows(tensor, offsets)
+        read = {"q": q, "k": k, "v": v, "dout": dout, "lse": lse, "delta": delta}
+        _launch("preprocess", call, {"out": out, "dout": dout, "delta": delta, "dlse": dlse})
+        if dk is not None and dv is not None:
+            _launch("backward_dkdv", call, read | {"dk": dk, "dv": dv})
+        if dq is not None:
+            _launch("backward_dq", call, read | {"dq": dq})
+
+    def probabilities(self, call: Call, q: Tensor, k: Tensor, lse: Tensor, weights: Tensor) -> None:
+        """Fill the visible part of `weights`."""
+        _launch("probabilities", call, {"q": q, "k": k, "lse": lse, "weights": weights})
+
+
+def _launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None]) -> None:
+    structure = make_structure(call, tensors)
+    first = next(tensor for tensor in tensors.values() if tensor is not None)
+    emulated = first.device.type == "cpu"
+    features = Feature.ANY if emulated else relevant(name, Feature(structure.features))
+    variant = Variant(name, _DTYPES[first.dtype], padded_head_dim(call.head_dim), features)
+    length, heads = (call.seqlen_k, call.heads_kv) if name == "backward_dkdv" else (call.seqlen_q, call.heads_q)
+    structure.blocks = -(-length // variant.rows)
+    blocks = structure.blocks * heads * call.batch * variant.parts
+    if blocks > _MAX_BLOCKS:
+        raise ValueError(f"{name} would take {blocks} blocks, more than the {_MAX_BLOCKS} of a grid; split the batch")
+    if emulated:
+        known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        emulator.launch(variant, blocks, structure, known | beside(call))
+    else:
+        gpu.launch(variant, blocks, structure, first.device)
+
+
+def _poison_rows(tensor: Tensor, offsets: Tensor | None) -> None:
+    """Under the emulator, what a kernel writes begins as NaN, so that an element nobody writes shows.
+
+    offsets  packed: rows past the last sequence are cleared already, and stay
+    """
+    if tensor.device.type == "cpu":
+        written = tensor if offsets is None else tensor[: int(offsets[-1])]
+        written.fill_(float("nan"))
