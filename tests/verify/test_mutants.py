@@ -68,7 +68,6 @@ RULES: dict[str, set[str]] = {
     "normaliser after dropout": {"R0 lse finite", "R1 out", "R2 lse"},
     "no dropout on dP": {"R1 dq", "R1 dk"},
 }
-# The two with padded columns hang on the campaign's seed: about half of all runs draw a problem that shows them (GAPS).
 
 # They need a second tile; all others need next to nothing.
 TWO_TILES = {
@@ -77,6 +76,9 @@ TWO_TILES = {
     "D read before it is written",
     "dropout index not absolute",
 }
+# About half of all runs draw a problem that shows them (GAPS): too few to ask it of one. That they can be seen at all is
+# `test_its_own_problem_shows_a_mutant`'s to say; how often, docs/kill-matrix.md's.
+SELDOM = {"padded columns in the backward", "padded columns from the second query block"}
 # What a run never sees: each problem is tried once, and it takes a second call with the same shapes.
 MISSED = {"no fix-up when cached by shape"}
 
@@ -130,6 +132,7 @@ def test_the_kernel_without_a_fault_passes(campaign: Campaign, kernel: type[Flas
     [
         pytest.param(name, marks=pytest.mark.xfail(reason=GAPS[name], raises=NotFound)) if name in MISSED else name
         for name in MUTANTS
+        if name not in SELDOM
     ],
 )
 def test_a_mutant_is_found_and_made_small(campaign: Campaign, name: str) -> None:
