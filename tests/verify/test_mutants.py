@@ -71,13 +71,12 @@ RULES: dict[str, set[str]] = {
 
 # They need a second tile; all others need next to nothing.
 TWO_TILES = {
-    "padded columns from the second query block",
     "next K tile over the current one",
     "D read before it is written",
     "dropout index not absolute",
 }
-# About half of all runs draw a problem that shows them (GAPS): too few to ask it of one. That they can be seen at all is
-# `test_its_own_problem_shows_a_mutant`'s to say; how often, docs/kill-matrix.md's.
+# About half of all runs draw a problem that shows them (GAPS): too few to ask it of one. That they can be seen at all
+# is `test_its_own_problem_shows_a_mutant`'s to say; how often, docs/kill-matrix.md's.
 SELDOM = {"padded columns in the backward", "padded columns from the second query block"}
 # What a run never sees: each problem is tried once, and it takes a second call with the same shapes.
 MISSED = {"no fix-up when cached by shape"}
