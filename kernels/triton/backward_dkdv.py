@@ -325,6 +325,9 @@ def _gather_queries(
         p = probabilities(scores, row_lse[None, :], factor)
         if masked:
             p = tl.where(visible(rows[None, :], keys, length_k, lower, upper), p, 0.0)
+        elif dq_by != "nothing":
+            # dQ sums over the keys: one past length_k has score 0 and may overflow dS, and its K of 0 makes that NaN.
+            p = tl.where(keys < length_k, p, 0.0)
         # dV += P^T dO  (line 12)
         dropped = p
         if seed is not None:

@@ -20,6 +20,7 @@ from fa2verify.kernels.triton.attention import attention
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import unavailable
 from fa2verify.verify.bounds import bounds
+from fa2verify.verify.measure import R2_LIMIT
 
 DEVICE = torch.device("cpu" if not unavailable(torch.device("cpu")) else "cuda")
 NAMES = ("out", "lse", "dq", "dk", "dv")
@@ -143,9 +144,13 @@ def test_descriptors_and_addresses_give_the_same_bits(configured: bool, monkeypa
         monkeypatch.setattr(module, "configuration", chosen)
     after = TritonKernel()(problem, tensors)
     assert described == [32, 32]
-    # Blocks differ from the default's, so that sums may be rounded otherwise: in the last place, no more.
+    # Blocks differ from the default's, so that sums may be rounded otherwise; each lies within R2 of the truth.
+    allowed = bounds(problem, list(steps(problem, tensors)), "fp32")
     for name in NAMES:
-        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=2**-9, atol=2**-9)
+        # Rows that see nothing have lse -inf in both.
+        apart = (getattr(after, name).double() - getattr(before, name).double()).abs().nan_to_num(nan=0.0)
+        assert getattr(after, name).isfinite().equal(getattr(before, name).isfinite()), name
+        assert bool((apart <= 2 * R2_LIMIT * allowed[name]).all()), name  # type: ignore[index]
 
 
 def test_a_stride_that_tma_cannot_take_falls_back_to_addresses() -> None:
@@ -178,3 +183,18 @@ def test_nan_past_the_last_sequence_is_not_read() -> None:
         got, want = getattr(outputs_of_longer, name), getattr(plain, name)
         assert torch.equal(got[: len(want)], want)
         assert (got[len(want) :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"lengths":{"seqlen_q":3},"head_dim":48,"scale":1.0,"direction":"forward_backward"}',
+        '{"lengths":{"seqlens_q":[4],"seqlens_k":[1]},"head_dim":40,"values":"large","direction":"forward_backward"}',
+    ],
+)
+def test_keys_past_the_last_add_nothing_to_dq(text: str) -> None:
+    """As flash-attention 334: found by this suite in the fused backward, as these problems."""
+    problem = Problem.from_json(text)
+    found = TritonKernel()(problem, make_tensors(problem, DEVICE))
+    assert found.dq is not None
+    assert bool(found.dq.isfinite().all())

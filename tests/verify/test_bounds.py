@@ -100,7 +100,8 @@ def test_it_grows_with_the_values(kind: ScoreDtype) -> None:
 
 def test_fp32_gives_the_same_bounds() -> None:
     for name, bound in found(CALL, precision="fp32").items():
-        assert torch.allclose(bound.double(), found(CALL)[name], rtol=1e-3), name
+        # A thousandth of F turns no verdict: correct kernels stay a tenth of it below R2's limit (docs/numerics.md).
+        assert torch.allclose(bound.double(), found(CALL)[name], rtol=1e-3, atol=0), name
 
 
 def test_values_that_tie_roundings_together_get_the_worst_case() -> None:
