@@ -27,6 +27,7 @@ Family = Literal[
     "huge_logit",
     "powers_of_two",
     "negative_zero",
+    "opposed",
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
@@ -104,6 +105,14 @@ def _same_sign(stream: Stream, shape: Shape) -> Values:
     return -np.abs(stream.normal(shape)) - np.float32(0.5)
 
 
+def _above_one(stream: Stream, shape: Shape) -> Values:
+    return np.abs(stream.normal(shape)) + np.float32(1)
+
+
+def _below_minus_one(stream: Stream, shape: Shape) -> Values:
+    return -_above_one(stream, shape)
+
+
 def _scaled(factor: float) -> Draw:
     return lambda stream, shape: np.float32(factor) * stream.normal(shape)
 
@@ -130,6 +139,9 @@ _DRAWS: dict[Family, tuple[Draw, Draw, Draw, Draw]] = {
     "huge_logit": (_normal, _huge_logit, _normal, _normal),
     "powers_of_two": (_powers_of_two, _powers_of_two, _powers_of_two, _powers_of_two),
     "negative_zero": (_negative_zero, _negative_zero, _negative_zero, _negative_zero),
+    # Queries point away from every key, so that all scores are low: a padded column, whose score is 0, outweighs the
+    # whole row, and exp(0 - lse) overflows (flash-attention 334, 443).
+    "opposed": (_above_one, _below_minus_one, _normal, _normal),
 }
 
 Role = Literal["q", "k", "v", "dout"]

@@ -130,6 +130,14 @@ def test_the_first_key_of_huge_logit_outweighs_the_others() -> None:
     assert (weights[along, 0] / weights[along].sum(axis=1) > 0.9).all()
 
 
+def test_all_scores_of_opposed_are_low() -> None:
+    """exp(-lse) is then more than fp16 holds, 65504, from head_dim 64 on: lse is at most the best score + log(257)."""
+    q, k = values("opposed", "q")[:, 0].astype(np.float64), values("opposed", "k")[:, 0].astype(np.float64)
+    assert (q >= 1).all()
+    assert (k <= -1).all()
+    assert (q @ k.T / 8).max() + np.log(257) < -np.log(65504)
+
+
 def test_only_dependent_families_repeat_values() -> None:
     """Values that come again are rounded alike. The zeros of negative_zero come again too, but round to nothing."""
     repeated = {family for family in FAMILIES if len(np.unique(values(family, "k"))) < COUNT // 2}

@@ -4,13 +4,7 @@ The second list is what a problem, or one process on a CPU, cannot show.
 """
 
 # Mutant to why a run in the default profile may not reject it, and what would make it.
-_FEW_LOW_SCORES = (
-    "exp(0 - lse) overflows fp16 only where all scores of a row are below -11, which the families of values seldom "
-    "give; one with queries and keys of opposite signs would"
-)
 GAPS = {
-    "padded columns in the backward": _FEW_LOW_SCORES,
-    "padded columns from the second query block": _FEW_LOW_SCORES,
     "contiguous at head_dim 256": "it takes one head dimension of 256 and a layout at once",
     "no fix-up when cached by shape": (
         "a run calls each problem once, and hardly ever two of the same shapes; a second call on each problem would"
