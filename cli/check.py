@@ -1,13 +1,20 @@
 """`fa2verify check`: one kernel on one problem, the line that every failure ends with."""
 
+from typing import NoReturn
+
 import click
 import torch
 
+from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem, ProblemError
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.record import OutputError, Record
+from fa2verify.verify.sanitizer import TOOLS, Sanitizer, SanitizerMissing, Tool, find
 from fa2verify.verify.trial import Bench, ContextLost, attempt
+
+# Several times what the slowest tool takes for the largest problem.
+_SANITIZED_SECONDS = 3600.0
 
 
 @click.command()
@@ -21,7 +28,12 @@ from fa2verify.verify.trial import Bench, ContextLost, attempt
     show_default=True,
     help="The reference's precision.",
 )
-def check(kernel: str, problem: str, device: str, reference: Precision) -> None:
+@click.option(
+    "--sanitizer",
+    type=click.Choice(TOOLS),
+    help="Do not judge it: call it under this tool of compute-sanitizer, which says what it finds.",
+)
+def check(kernel: str, problem: str, device: str, reference: Precision, sanitizer: Tool | None) -> None:
     """Run KERNEL on the problem and judge it.
 
     KERNEL is a name that `fa2verify kernels` lists, or module:object or file.py:object. The problem is the JSON that a
@@ -39,10 +51,25 @@ def check(kernel: str, problem: str, device: str, reference: Precision) -> None:
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if reasons := chosen.unavailable(place):
         raise click.UsageError(f"{chosen.name} cannot run here: {' '.join(reasons)}")
+    if sanitizer is not None:
+        _finish(_watched(sanitizer, kernel, chosen, asked, place))
     try:
         record = attempt(chosen, asked, Bench(place, reference))
     except ContextLost as lost:
         raise click.ClickException(f"{chosen.name}: crashed, the CUDA context is lost. {lost}") from lost
+    _finish(record)
+
+
+def _watched(tool: Tool, spec: str, kernel: Kernel, problem: Problem, device: torch.device) -> Record:
+    if device.type != "cuda":
+        raise click.UsageError(f"--sanitizer={tool} watches kernels on a GPU, and this would run on the cpu")
+    try:
+        return Sanitizer(tool, find(), (spec,), device.type, _SANITIZED_SECONDS).attempt(kernel, problem)
+    except SanitizerMissing as missing:
+        raise click.UsageError(f"--sanitizer={tool}: {missing}") from missing
+
+
+def _finish(record: Record) -> NoReturn:
     for line in describe(record):
         click.echo(line)
     raise SystemExit({"passed": 0, "unsupported": 2}.get(record.verdict, 1))

@@ -53,10 +53,15 @@ def failures(loaded: Loaded) -> tuple[Failure, ...]:
     return tuple(sorted(found, key=lambda one: (kernels.index(one.record.kernel), one.record.phase != "shrunk")))
 
 
-def rerun(kernel: str, problem: dict[str, Any]) -> str:
-    """The shell line that runs `problem` on `kernel` again; a kernel's name or what `--kernel=` took."""
+def rerun(kernel: str, problem: dict[str, Any], rule: str | None) -> str:
+    """The shell line that runs `problem` on `kernel` again, under the sanitizer where that is what `rule` names.
+
+    kernel  a kernel's name or what `--kernel=` took
+    """
+    watched, _, tool = (rule or "").partition(" ")
+    sanitizer = [f"--sanitizer={tool}"] if watched == "sanitizer" else []
     separator = ["--"] if kernel.startswith("-") else []
-    return shlex.join(["fa2verify", "check", *separator, kernel, compact(problem)])
+    return shlex.join(["fa2verify", "check", *sanitizer, *separator, kernel, compact(problem)])
 
 
 def compact(problem: dict[str, Any]) -> str:
@@ -78,7 +83,7 @@ def _of_one_way(seen: Sequence[tuple[Record, Run | None]], specs: dict[str, str]
             record=record,
             times=max(len(drawn), 1),
             runs=tuple(runs.values()),
-            rerun=rerun(specs.get(record.kernel, record.kernel), record.problem),
+            rerun=rerun(specs.get(record.kernel, record.kernel), record.problem, record.rule),
         )
         for record in distinct.values()
     ]

@@ -22,6 +22,7 @@ from fa2verify.verify.findings import Findings
 from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.journal import Journal
 from fa2verify.verify.quarantine import Quarantine, record_key
+from fa2verify.verify.sanitizer import Sanitizer
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
 EXAMPLE_DATABASE = Path(".hypothesis/examples")
@@ -57,6 +58,7 @@ class Campaign:
     precision   of the reference
     timeout     seconds that one call may take
     seed        run seed
+    sanitizer   under which kernels are called instead of being judged; None: they are judged
     """
 
     writer: Writer
@@ -68,6 +70,7 @@ class Campaign:
     precision: Precision
     timeout: float
     seed: int
+    sanitizer: Sanitizer | None = None
     _recorded: set[str] = field(default_factory=set)
 
     def verify(self, kernel: Kernel, problems: SearchStrategy[Problem], examples: int, test: str) -> Record | None:
@@ -77,7 +80,7 @@ class Campaign:
         Raises AlreadyFound if another part of the same test has found and shrunk the same failure.
         """
         alone = kernel.name in self.quarantine
-        try_one = self._try_in_child if alone else self._try_here
+        try_one = self.sanitizer.attempt if self.sanitizer else self._try_in_child if alone else self._try_here
         if alone:
             self._recorded.update(self.quarantine.already_recorded(kernel.name, test))
         found: list[Record] = []
@@ -153,6 +156,6 @@ def failure_text(record: Record, spec: str) -> str:
         [
             f"{record.kernel}: {record.verdict}, {record.rule}",
             f"  {record.message}",
-            f"  again: {rerun(spec, record.problem)}",
+            f"  again: {rerun(spec, record.problem, record.rule)}",
         ]
     )

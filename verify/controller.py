@@ -32,6 +32,7 @@ class Controller:
     def __init__(self, config: pytest.Config, profile: str) -> None:
         device = options.chosen_device(config)
         options.shard(config)
+        options.sanitizer(config)
         try:
             self.kernels = select(config.getoption("--kernel"))
         except KernelSpecError as error:
@@ -162,7 +163,11 @@ def _seed(config: pytest.Config) -> int:
 
 def _asked(config: pytest.Config) -> dict[str, str]:
     """Options that decide what ran, where they are not at their defaults."""
-    asked = {"kernels": " ".join(config.getoption("--kernel")), "shard": config.getoption("--shard") or ""}
+    asked = {
+        "kernels": " ".join(config.getoption("--kernel")),
+        "shard": config.getoption("--shard") or "",
+        "sanitizer": config.getoption("--sanitizer") or "",
+    }
     return {name: value for name, value in asked.items() if value}
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from fa2verify.kernels.reference import Precision
+from fa2verify.verify.sanitizer import TOOLS, SanitizerMissing, Tool, find
 
 Device = Literal["cpu", "cuda"]
 
@@ -74,6 +75,12 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--shard", metavar="I/N", help="run only the I-th of N slices of the suite; merge with `fa2verify report`"
     )
+    group.addoption(
+        "--sanitizer",
+        choices=TOOLS,
+        help="instead of judging outputs, call the kernels under this tool of NVIDIA's compute-sanitizer, a process a "
+        "problem: what it finds is the verdict",
+    )
 
 
 def seconds(text: str) -> float:
@@ -102,6 +109,25 @@ def precision(config: pytest.Config) -> Precision:
     """The reference's precision."""
     chosen: Precision = config.getoption("--reference")
     return chosen
+
+
+def sanitizer(config: pytest.Config) -> tuple[Tool, str] | None:
+    """The tool of compute-sanitizer that watches the kernels, and the path of compute-sanitizer; None: none does.
+
+    Raises pytest.UsageError where there is nothing to watch or nothing to watch with.
+    """
+    tool: Tool | None = config.getoption("--sanitizer")
+    if tool is None:
+        return None
+    if chosen_device(config) != "cuda":
+        raise pytest.UsageError(
+            f"--sanitizer={tool} watches kernels on a GPU, and this run verifies on the cpu; the CUDA kernels on the "
+            "emulator have `tox run -e sanitize`"
+        )
+    try:
+        return tool, find()
+    except SanitizerMissing as missing:
+        raise pytest.UsageError(f"--sanitizer={tool}: {missing}") from None
 
 
 def shard(config: pytest.Config) -> Shard | None:

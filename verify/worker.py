@@ -18,6 +18,7 @@ from fa2verify.verify.controller import RUN_KEY, spec_of
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
 from fa2verify.verify.quarantine import Quarantine
+from fa2verify.verify.sanitizer import Sanitizer
 from fa2verify.verify.sizes import SIZES
 
 
@@ -90,7 +91,15 @@ class Worker:
             precision=options.precision(self._config),
             timeout=self._config.getoption("--problem-timeout"),
             seed=self._run.seed,
+            sanitizer=self._sanitizer(),
         )
+
+    def _sanitizer(self) -> Sanitizer | None:
+        asked = options.sanitizer(self._config)
+        if asked is None:
+            return None
+        specs, timeout = self._config.getoption("--kernel"), self._config.getoption("--problem-timeout")
+        return Sanitizer(*asked, tuple(specs), self._run.device, timeout)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:

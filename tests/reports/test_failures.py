@@ -63,7 +63,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 
 @given(TEXT, st.dictionaries(TEXT, TEXT | st.integers() | st.floats(allow_nan=False), max_size=3))
 def test_the_rerun_line_says_the_same_to_a_shell(kernel: str, problem: dict[str, Any]) -> None:
-    words = shlex.split(rerun(kernel, problem))
+    words = shlex.split(rerun(kernel, problem, "R1 out"))
     assert words[:2] == ["fa2verify", "check"]
     assert words[2:-2] == (["--"] if kernel.startswith("-") else [])
     assert words[-2] == kernel
@@ -73,6 +73,6 @@ def test_the_rerun_line_says_the_same_to_a_shell(kernel: str, problem: dict[str,
 @settings(max_examples=10, deadline=None)  # each example starts a shell
 @given(TEXT)
 def test_the_rerun_line_survives_a_real_shell(kernel: str) -> None:
-    line = rerun(kernel, {"note": 'it\'s $HOME `x` \\ "q"'}).removeprefix("fa2verify")
+    line = rerun(kernel, {"note": 'it\'s $HOME `x` \\ "q"'}, None).removeprefix("fa2verify")
     shell = subprocess.run(["sh", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
     assert shell.stdout.decode().split("\0")[-3:-1] == [kernel, compact({"note": 'it\'s $HOME `x` \\ "q"'})]

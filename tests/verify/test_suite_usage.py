@@ -42,6 +42,11 @@ CASES: dict[str, tuple[list[str], str]] = {
     "a name that nobody has": (["--kernel=tritno"], "'tritno' is the name of no kernel; known are "),
     "a malformed shard": (["--shard=3/2"], "--shard=3/2: must be i/n with 1 <= i <= n, for example 2/8"),
     "no such device": (["--device=cuda"], "--device=cuda: torch sees no CUDA device here"),
+    "a sanitizer without a GPU": (
+        ["--sanitizer=memcheck"],
+        "--sanitizer=memcheck watches kernels on a GPU, and this run verifies on the cpu",
+    ),
+    "another sanitizer": (["--sanitizer=valgrind"], "argument --sanitizer: invalid choice: 'valgrind'"),
     "another device": (["--device=tpu"], "argument --device: invalid choice: 'tpu'"),
     "a time-out of nothing": (["--problem-timeout=0"], "'0' must be a number of seconds above 0"),
     "an unknown profile": (["--hypothesis-profile=nightly"], "--hypothesis-profile=nightly: there is no such profile"),
