@@ -12,9 +12,6 @@ GAPS = {
     "padded columns in the backward": _FEW_LOW_SCORES,
     "padded columns from the second query block": _FEW_LOW_SCORES,
     "contiguous at head_dim 256": "it takes one head dimension of 256 and a layout at once",
-    "no fix-up when cached by shape": (
-        "a run calls each problem once, and hardly ever two of the same shapes; a second call on each problem would"
-    ),
 }
 
 UNCOVERED = {
