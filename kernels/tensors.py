@@ -39,6 +39,11 @@ class Tensors:
     max_seqlen_k: int
     alibi_slopes: Tensor | None
 
+    def named(self) -> dict[str, Tensor]:
+        """The tensors that there are, by field name."""
+        names = ("q", "k", "v", "dout", "cu_seqlens_q", "cu_seqlens_k", "alibi_slopes")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+
 
 def make_tensors(problem: Problem, device: torch.device | str = "cpu") -> Tensors:
     """Draw the problem's values, round them to its dtype and lay them out on `device`."""

@@ -1,48 +1,22 @@
-"""One kernel on one problem: run it, guard it, judge it, and say what happened."""
+"""One kernel on one problem: run it, judge it, and say what happened."""
 
-import time
-import traceback
-import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from dataclasses import replace
 
 from fa2verify.kernels.features import features
-from fa2verify.kernels.kernel import Kernel
+from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
-from fa2verify.kernels.reference import Precision
-from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.reports.record import Record
+from fa2verify.verify.calls import Bench, ContextLost, Fault, call
 from fa2verify.verify.decoys import judge_decoys
 from fa2verify.verify.judge import judge
+from fa2verify.verify.repeats import Bits, Repeat, repeats
 from fa2verify.verify.truth import Truth
 
-Guard = Callable[[Record], AbstractContextManager[None]]
-
-
-class ContextLost(Exception):
-    """The process' CUDA context is unusable: every later call would fail. The process should leave."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Where kernels are tried.
-
-    device     of the tensors
-    precision  of the reference
-    guard      entered around the kernel's call with the verdict that holds if the process does not survive it
-    """
-
-    device: torch.device
-    precision: Precision = "fp64"
-    guard: Guard = lambda _: nullcontext()
+__all__ = ["Bench", "ContextLost", "attempt"]
 
 
 def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> Record:
-    """Run `kernel` on `problem` and judge it.
+    """Run `kernel` on `problem` and judge it; call it again where that can tell more.
 
     Whatever the kernel does short of taking its process down becomes the record's verdict. Raises ContextLost when the
     CUDA context is gone.
@@ -59,79 +33,45 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     )
     if reasons := kernel.unsupported(problem):
         return replace(blank, verdict="unsupported", rule=None, message="", reasons=reasons)
-    tensors = make_tensors(problem, bench.device)
-    before = _snapshot(tensors)
-    started = time.perf_counter()
-    with bench.guard(blank):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a kernel's warning is no verdict
-                outputs = kernel(problem, tensors)
-                _synchronize(bench.device)
-        except torch.OutOfMemoryError as error:
-            return replace(blank, verdict="failed", rule="out of memory", message=_first_line(error))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict
-            _check_context(bench.device, error)
-            return replace(blank, rule=f"raised {type(error).__name__}", message=_where(error))
-    seconds = time.perf_counter() - started
-    if changed := [name for name, (old, new) in _pairs(before, _snapshot(tensors)) if not torch.equal(old, new)]:
-        message = f"the call changed its inputs: {', '.join(changed)}"
-        return replace(blank, verdict="failed", rule="R0 inputs unchanged", message=message, seconds=seconds)
-    truth = Truth.of(problem, tensors, bench.precision)
-    judgement = judge(problem, kernel, outputs, truth)
-    return replace(
+    first = call(kernel, problem, bench, blank)
+    blank = replace(blank, seconds=first.seconds)
+    if first.fault:
+        return _with(blank, first.fault)
+    truth = Truth.of(problem, first.tensors, bench.precision)
+    judgement = judge(problem, kernel, first.outputs, truth)
+    record = replace(
         blank,
         verdict="passed" if judgement.passed else "failed",
         rule=judgement.rule,
         message=judgement.message,
         errors=judgement.errors,
-        decoys=judge_decoys(problem, kernel, truth) if judgement.passed else {},
-        seconds=seconds,
     )
+    if not judgement.passed:
+        return record
+    assert isinstance(first.outputs, Outputs), "judged"
+    bits = Bits.of(first.outputs)
+    for repeat in repeats(kernel, problem, bench.device):
+        if fault := _call_again(kernel, repeat, bench, blank, bits, truth):
+            named = replace(fault, rule=f"{fault.rule}, {repeat.name}", message=f"{repeat.words}: {fault.message}")
+            return _with(record, named)
+    return replace(record, decoys=judge_decoys(problem, kernel, truth))
 
 
-def _snapshot(tensors: Tensors) -> dict[str, Tensor]:
-    """The bytes of every input's whole storage, gaps included."""
-    named = {
-        "q": tensors.q,
-        "k": tensors.k,
-        "v": tensors.v,
-        "dout": tensors.dout,
-        "cu_seqlens_q": tensors.cu_seqlens_q,
-        "cu_seqlens_k": tensors.cu_seqlens_k,
-        "alibi_slopes": tensors.alibi_slopes,
-    }
-    return {
-        name: torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage()).clone()
-        for name, tensor in named.items()
-        if tensor is not None
-    }
+def _with(record: Record, fault: Fault) -> Record:
+    return replace(record, verdict=fault.verdict, rule=fault.rule, message=fault.message)
 
 
-def _pairs(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[tuple[str, tuple[Tensor, Tensor]]]:
-    return [(name, (before[name], after[name])) for name in before]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _check_context(device: torch.device, error: BaseException) -> None:
-    try:
-        _synchronize(device)
-    except RuntimeError:
-        raise ContextLost(_where(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _where(error: BaseException) -> str:
-    """The error's message and the line that raised it, without the folders that lead there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.replace(chr(92), '/').rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {_first_line(error)}{place}"
+def _call_again(kernel: Kernel, repeat: Repeat, bench: Bench, blank: Record, bits: Bits, truth: Truth) -> Fault | None:
+    """What is wrong with one more call, by the same rules."""
+    note = replace(blank, rule=f"process died, {repeat.name}", message=f"the process died, {repeat.words}")
+    again = call(kernel, repeat.problem, bench, note)
+    if again.fault:
+        return again.fault
+    differs = bits.differs(again.outputs) if isinstance(again.outputs, Outputs) else None
+    if isinstance(again.outputs, Outputs) and differs is None:
+        return None  # the bits that have just been judged
+    judgement = judge(truth.problem, kernel, again.outputs, truth)
+    if not judgement.passed:
+        assert judgement.rule is not None
+        return Fault("failed", judgement.rule, judgement.message)
+    return differs if repeat.exact else None

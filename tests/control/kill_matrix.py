@@ -24,11 +24,13 @@ from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.kernels.tensors import make_tensors
+from fa2verify.reports.record import Record
 from fa2verify.verify import judge as judging
+from fa2verify.verify.calls import Bench, Called, call
 from fa2verify.verify.plan import parts
 from fa2verify.verify.profiles import EXAMPLES
+from fa2verify.verify.repeats import repeats
 from fa2verify.verify.sizes import SIZES
-from fa2verify.verify.trial import _pairs, _snapshot
 from fa2verify.verify.truth import Truth
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill-matrix.md"
@@ -36,8 +38,11 @@ SEEDS = (1, 2, 3, 4)
 Case = tuple[Direction, bool]  # direction, varlen
 CASES: tuple[Case, ...] = tuple(product(("forward_backward", "forward"), (False, True)))
 
-# In the order in which the judge asks. An exception ends the judgement, as does an input that changed.
-COLUMNS = ("raised", "R0 inputs unchanged", "R0 finite", "R0 exact rows", "R1", "R2")
+BENCH = Bench(torch.device("cpu"))
+
+# In the order in which a trial asks. An exception ends the judgement. "again" is every rule at the calls that follow,
+# which there are only where the first call passed.
+COLUMNS = ("raised", "R0 inputs unchanged", "R0 finite", "R0 exact rows", "R1", "R2", "again")
 
 
 @dataclass
@@ -92,17 +97,27 @@ def verdicts(kernel: Flash, problem: Problem, truth: Truth, right: Outputs | Non
 
     right  outputs that pass: the same bits pass again
     """
-    tensors = make_tensors(problem)
-    before = _snapshot(tensors)
-    try:
-        outputs = kernel(problem, tensors)
-    except (RuntimeError, ZeroDivisionError) as error:
-        return f"raised {type(error).__name__}", {"raised"}
-    seen = set()
-    if any(not torch.equal(old, new) for _, (old, new) in _pairs(before, _snapshot(tensors))):
-        seen.add("R0 inputs unchanged")
+    note = Record(kernel=kernel.name, problem=problem.to_dict(), features=(), verdict="crashed")
+    rule, seen = _of_call(kernel, problem, truth, right, call(kernel, problem, BENCH, note))
+    if seen:
+        return rule, seen
+    for repeat in repeats(kernel, problem, BENCH.device):
+        rule, seen = _of_call(kernel, problem, truth, right, call(kernel, repeat.problem, BENCH, note))
+        if seen:
+            return f"{rule}, {repeat.name}", {"again"}
+    return None, set()
+
+
+def _of_call(
+    kernel: Flash, problem: Problem, truth: Truth, right: Outputs | None, called: Called
+) -> tuple[str | None, set[str]]:
+    if called.fault and called.outputs is None:
+        return called.fault.rule, {"raised"}
+    seen = {called.fault.rule} if called.fault else set()
+    outputs = called.outputs
+    assert isinstance(outputs, Outputs)
     if right is not None and _same(outputs, right):
-        return ("R0 inputs unchanged" if seen else None), seen
+        return (called.fault.rule if called.fault else None), seen
     judgement = judging.judge(problem, kernel, outputs, truth)
     compared = judgement.comparisons
     if any(judging._non_finite(each) for each in compared):
@@ -113,7 +128,7 @@ def verdicts(kernel: Flash, problem: Problem, truth: Truth, right: Outputs | Non
         seen.add("R1")
     if any(judging._elementwise(each) for each in compared):
         seen.add("R2")
-    return ("R0 inputs unchanged" if "R0 inputs unchanged" in seen else judgement.rule), seen
+    return (called.fault.rule if called.fault else judgement.rule), seen
 
 
 def _same(one: Outputs, other: Outputs) -> bool:

@@ -246,7 +246,12 @@ def test_the_guard_is_entered_around_the_call_alone(made: Make, right: Right) ->
 
     attempt(made(call), CALL, Bench(torch.device("cpu"), guard=guard), "a test")
     note, *rest = seen
-    assert rest == ["called", "left"]
+    again, *second = rest[2:]
+    assert rest[:2] == second == ["called", "left"]
+    assert (again.rule, again.message) == (
+        "process died, second call",
+        "the process died, called again with the same values in other memory, layout 'plain'",
+    )
     assert (note.verdict, note.rule, note.message) == (
         "crashed",
         "process died",
@@ -257,12 +262,12 @@ def test_the_guard_is_entered_around_the_call_alone(made: Make, right: Right) ->
 
 def test_a_lost_cuda_context_is_told_apart(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error after which the device does not even synchronise: the process must leave."""
-    trial = sys.modules["fa2verify.verify.trial"]
+    calls = sys.modules["fa2verify.verify.calls"]
 
     def lost(device: torch.device) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(trial, "_synchronize", lost)
+    monkeypatch.setattr(calls, "_synchronize", lost)
     with pytest.raises(ContextLost, match="illegal memory access"):
         verdict(lambda p, t: Outputs(t.q))
 

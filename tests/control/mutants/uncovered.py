@@ -6,9 +6,6 @@ The second list is what a problem, or one process on a CPU, cannot show.
 # Mutant to why a run in the default profile may not reject it, and what would make it.
 GAPS = {
     "contiguous at head_dim 256": "it takes one head dimension of 256 and a layout at once",
-    "no fix-up when cached by shape": (
-        "a run calls each problem once, and hardly ever two of the same shapes; a second call on each problem would"
-    ),
 }
 
 UNCOVERED = {

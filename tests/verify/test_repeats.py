@@ -1,0 +1,187 @@
+"""A kernel is called again where that can tell more: what goes wrong then is a verdict, and a run does not double."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, get_args
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.problem import Dense, Layout, Problem
+from fa2verify.kernels.tensors import Tensors
+from fa2verify.reports.record import Record
+from fa2verify.strategies.problems import problems
+from fa2verify.verify.repeats import Bits, repeats
+from fa2verify.verify.sizes import SIZES
+from fa2verify.verify.trial import Bench, attempt
+
+CALL = Problem(lengths=Dense(seqlen_q=5, seqlen_k=5), heads_q=2, heads_kv=2, head_dim=24)
+DETERMINISTIC = replace(CALL, direction="forward_backward", deterministic=True)
+CPU = torch.device("cpu")
+Make = Callable[..., Kernel]
+Right = Callable[[Problem, Tensors], Outputs]
+Spoil = Callable[[Outputs], Outputs]
+
+
+class Counting:
+    """A right kernel until call `wrong`, counted from 1, whose outputs are spoiled."""
+
+    def __init__(self, right: Right, wrong: int = 0, spoil: Spoil = lambda outputs: outputs) -> None:
+        self.right, self.wrong, self.spoil = right, wrong, spoil
+        self.layouts: list[Layout] = []
+        self.addresses: list[int] = []
+        self.kept: list[Tensors] = []
+
+    def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+        self.layouts.append(problem.layout)
+        self.addresses.append(tensors.q.data_ptr())
+        self.kept.append(tensors)
+        outputs = self.right(problem, tensors)
+        return self.spoil(outputs) if len(self.layouts) == self.wrong else outputs
+
+
+@pytest.mark.parametrize(
+    ("problem", "layouts"),
+    [
+        (CALL, ["plain", "plain"]),
+        (replace(CALL, layout="transposed"), ["transposed", "sliced", "transposed"]),
+        (replace(CALL, layout="sliced"), ["sliced", "transposed", "sliced"]),
+        (replace(CALL, layout="qkv_packed"), ["qkv_packed", "sliced", "qkv_packed"]),
+        (replace(CALL, head_dim=64, lengths=Dense(seqlen_q=23, seqlen_k=23)), ["plain"]),
+        (replace(DETERMINISTIC, head_dim=64, lengths=Dense(seqlen_q=23, seqlen_k=23)), ["plain", "plain"]),
+        (replace(CALL, lengths=Dense(seqlen_q=160, seqlen_k=160), layout="offset"), ["offset"]),
+    ],
+)
+def test_the_calls(made: Make, right: Right, problem: Problem, layouts: list[Layout]) -> None:
+    counting = Counting(right)
+    assert attempt(made(counting), problem, Bench(CPU)).verdict == "passed"
+    assert counting.layouts == layouts
+    assert len(set(counting.addresses)) == len(layouts), "other memory each time"
+    assert all(torch.equal(tensors.k, counting.kept[0].k) for tensors in counting.kept), "the same values"
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_a_layout_that_the_kernel_does_not_take_is_not_called(made: Make, right: Right, layout: Layout) -> None:
+    counting = Counting(right)
+    kernel = made(counting)
+    kernel.unsupported = lambda p: () if p.layout == layout else ("no",)  # type: ignore[method-assign]
+    assert attempt(kernel, replace(CALL, layout=layout), Bench(CPU)).verdict == "passed"
+    assert counting.layouts == [layout, layout]
+
+
+def test_on_a_gpu_every_problem_is_called_again(made: Make, right: Right) -> None:
+    large = Problem(lengths=Dense(seqlen_q=2048, seqlen_k=2048), head_dim=256)
+    assert [repeat.problem for repeat in repeats(made(right), large, torch.device("cuda"))] == [large]
+    assert not list(repeats(made(right), large, CPU))
+
+
+@pytest.mark.parametrize(
+    ("layout", "wrong", "name"),
+    [("plain", 2, "second call"), ("sliced", 2, "second call"), ("sliced", 3, "third call")],
+)
+@pytest.mark.parametrize(
+    ("spoil", "verdict", "rule", "words"),
+    [
+        (lambda o: replace(o, out=o.out * 2), "failed", "R1 out", "max |out - reference|"),
+        (lambda o: replace(o, lse=o.lse * float("nan")), "failed", "R0 lse finite", "is nan"),
+        (lambda o: replace(o, out=o.out[:, 1:]), "failed", "R0 out shape", "(1, 4, 2, 24)"),
+        (lambda o: replace(o, out=o.out.to_sparse()), "failed", "R0 out layout", "sparse"),
+        (lambda o: None, "failed", "R0 outputs", "NoneType"),
+        (lambda o: 1 // 0, "crashed", "raised ZeroDivisionError", "division"),
+    ],
+)
+def test_wrong_later(
+    made: Make, right: Right, layout: Layout, wrong: int, name: str, spoil: Any, verdict: str, rule: str, words: str
+) -> None:
+    record = attempt(made(Counting(right, wrong, spoil)), replace(CALL, layout=layout), Bench(CPU))
+    assert (record.verdict, record.rule) == (verdict, f"{rule}, {name}")
+    assert "called again with the same values in other memory, layout '" in record.message
+    assert words in record.message
+    assert [error.output for error in record.errors] == ["out", "lse"], "the first call's"
+    assert record.decoys == {}
+
+
+def test_inputs_that_the_second_call_changes(made: Make, right: Right) -> None:
+    def call(problem: Problem, tensors: Tensors) -> Outputs:
+        outputs = right(problem, tensors)
+        if counting.append(1) or len(counting) == 2:
+            tensors.k.zero_()
+        return outputs
+
+    counting: list[int] = []
+    assert attempt(made(call), CALL, Bench(CPU)).rule == "R0 inputs unchanged, second call"
+
+
+def nudged(outputs: Outputs) -> Outputs:
+    """One element of dq moved to the next number: far within any bound."""
+    assert outputs.dq is not None
+    dq = outputs.dq.clone()
+    dq[0, 1, 0, 3] = torch.nextafter(dq[0, 1, 0, 3].float(), torch.tensor(9.0)).half() + 2**-10 * dq[0, 1, 0, 3]
+    return replace(outputs, dq=dq)
+
+
+def test_deterministic_means_the_same_bits(made: Make, right: Right) -> None:
+    """Which no bound would see."""
+    record = attempt(made(Counting(right, 2, nudged)), DETERMINISTIC, Bench(CPU))
+    assert (record.verdict, record.rule) == ("failed", "R0 repeatable, second call")
+    assert "dq[0, 1, 0, 3] is " in record.message
+    assert "(1 of 240 elements differ)" in record.message
+    assert (
+        attempt(made(Counting(right, 2, nudged)), replace(DETERMINISTIC, deterministic=False), Bench(CPU)).rule is None
+    )
+
+
+def test_other_strides_may_give_other_bits(made: Make, right: Right) -> None:
+    strided = replace(DETERMINISTIC, layout="offset")
+    assert attempt(made(Counting(right, 2, nudged)), strided, Bench(CPU)).rule is None
+    assert attempt(made(Counting(right, 3, nudged)), strided, Bench(CPU)).rule == "R0 repeatable, third call"
+
+
+def test_bits_are_told_apart_where_numbers_are_not() -> None:
+    zero = Outputs(torch.zeros(2, 3))
+    assert Bits.of(zero).differs(zero) is None
+    fault = Bits.of(zero).differs(Outputs(torch.tensor([[0.0, 0, 0], [0, -0.0, 0]])))
+    assert fault is not None
+    assert "out[1, 1] is -0.0 and was 0.0" in fault.message
+    nan = Outputs(torch.full((2,), float("nan")))
+    assert Bits.of(nan).differs(nan) is None
+
+
+def test_an_output_that_every_call_writes_into(made: Make, right: Right) -> None:
+    """A kernel's own memory, as a captured graph has it: what the first call gave must be looked at before."""
+    static = torch.empty(1, 5, 2, 24, dtype=torch.float16)
+
+    def spoiled(spoil: Spoil) -> Record:
+        counting = Counting(right, 2, spoil)
+
+        def call(problem: Problem, tensors: Tensors) -> Outputs:
+            outputs = counting(problem, tensors)
+            assert outputs.dq is not None
+            return replace(outputs, dq=static.copy_(outputs.dq))
+
+        return attempt(made(call), DETERMINISTIC, Bench(CPU))
+
+    assert spoiled(lambda outputs: outputs).verdict == "passed"
+    assert spoiled(nudged).rule == "R0 repeatable, second call"
+
+
+def test_a_run_does_not_double(made: Make, right: Right) -> None:
+    """Scores times head_dim, what an interpreted kernel's time goes with, of all calls to that of the first ones."""
+    first = again = calls = 0
+    kernel = made(right)
+
+    @settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck))
+    @hypothesis.seed(5)
+    @given(problem=problems(kernel.unsupported, size=SIZES["cpu"]))
+    def count(problem: Problem) -> None:
+        nonlocal first, again, calls
+        work = problem.scores * problem.head_dim
+        found = list(repeats(kernel, problem, CPU))
+        first, again, calls = first + work, again + work * len(found), calls + len(found)
+
+    count()
+    assert again < first / 8
+    assert calls > 75, "and yet it says something about many problems"

@@ -1,0 +1,103 @@
+"""Which calls follow the first on a problem, and when two calls must give the same bits.
+
+A second call can go wrong where the first went right: a fix-up of strides that a cache skips (flash-attention 2886), a
+counter that nobody sets back, strides or addresses kept from the call before. So small problems are called again with
+the same values in other memory. Where tensors lie plainly that is once. Where they do not, it is twice: with other
+strides at the same shapes, and with the first ones again, since caches differ in what they keep a call under.
+
+It must not double a run. On a GPU a call costs little beside its reference, which all calls share, and every problem is
+called again. On a CPU kernels are interpreted or emulated and the call is most of the cost; there it is done up to a
+size, by which the problem alone decides, so that what fails shrinks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.kernel import Kernel, Outputs
+from fa2verify.kernels.problem import Layout, Problem
+from fa2verify.verify.calls import Fault
+
+# scores * head_dim up to which a problem is called again on a CPU: where it is plain, and where it has more to show.
+MAX_PLAIN_WORK = 2**16
+MAX_WORK = 2**20
+
+# Those that any kernel with strides takes, the most telling first.
+_OTHERS: tuple[Layout, ...] = ("sliced", "transposed", "plain")
+_OUTPUTS = ("out", "lse", "dq", "dk", "dv")
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One more call.
+
+    name     "second call", "third call"
+    problem  the first call's, but for the layout
+    exact    whether outputs must be the first call's, bit for bit
+    """
+
+    name: str
+    problem: Problem
+    exact: bool
+
+    @property
+    def words(self) -> str:
+        """What was done, for a message."""
+        return f"called again with the same values in other memory, layout {self.problem.layout!r}"
+
+
+def repeats(kernel: Kernel, problem: Problem, device: torch.device) -> Iterator[Repeat]:
+    """The calls that follow the first, in order."""
+    plain = problem.layout == "plain" and not problem.deterministic
+    if device.type == "cpu" and problem.scores * problem.head_dim > (MAX_PLAIN_WORK if plain else MAX_WORK):
+        return
+    names = iter(("second call", "third call"))
+    if problem.layout != "plain":
+        others = (replace(problem, layout=layout) for layout in _OTHERS if layout != problem.layout)
+        for other in others:
+            if not kernel.unsupported(other):
+                # Other strides may be another path through the kernel: deterministic as well, and yet not the same.
+                yield Repeat(next(names), other, exact=False)
+                break
+    yield Repeat(next(names), problem, exact=problem.deterministic)
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """What a call returned, kept apart from the kernel's memory, which the next call may write to."""
+
+    kept: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, outputs: Outputs) -> "Bits":
+        """A copy of every output that there is."""
+        given = {name: getattr(outputs, name) for name in _OUTPUTS}
+        return cls({name: tensor.detach().clone() for name, tensor in given.items() if isinstance(tensor, Tensor)})
+
+    def differs(self, outputs: Outputs) -> Fault | None:
+        """The fault "R0 repeatable" if an output is not, bit for bit, what was kept; None if all are."""
+        for name, old in self.kept.items():
+            new = getattr(outputs, name)
+            if not isinstance(new, Tensor) or _form(new) != _form(old):
+                return Fault("failed", "R0 repeatable", f"{name} has not the form that it had in the first call")
+            changed = (_bytes(old) != _bytes(new.detach())).any(-1)
+            if bool(changed.any()):
+                index = tuple(int(i) for i in changed.nonzero()[0])
+                return Fault(
+                    "failed",
+                    "R0 repeatable",
+                    f"{name}{list(index)} is {float(new[index])!r} and was {float(old[index])!r} in the first call "
+                    f"({int(changed.sum())} of {old.numel()} elements differ): deterministic promises the same bits",
+                )
+        return None
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device, tensor.layout
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """(..., bytes of an element)."""
+    return tensor.contiguous()[..., None].view(torch.uint8)
