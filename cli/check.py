@@ -1,18 +1,26 @@
 """`fa2verify check`: one kernel on one problem, the line that every failure ends with."""
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 import torch
 
+from fa2verify.kernels import answers
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem, ProblemError
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.record import OutputError, Record
+from fa2verify.verify.answer import no_answer
+from fa2verify.verify.isolation import Isolation
+from fa2verify.verify.known_failures import LEDGER
+from fa2verify.verify.ledger import KnownFailure, Place
 from fa2verify.verify.sanitizer import TOOLS, Sanitizer, SanitizerMissing, Tool, find
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
+# Seconds that a problem may take which is known to end or to hang its process: as in a run.
+_TIMEOUT = 120.0
 # Several times what the slowest tool takes for the largest problem.
 _SANITIZED_SECONDS = 3600.0
 
@@ -49,15 +57,19 @@ def check(kernel: str, problem: str, device: str, reference: Precision, sanitize
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device=cuda: torch sees no CUDA device here")
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if reasons := chosen.unavailable(place):
+    if reasons := answers.unavailable(chosen, place):
         raise click.UsageError(f"{chosen.name} cannot run here: {' '.join(reasons)}")
     if sanitizer is not None:
         _finish(_watched(sanitizer, kernel, chosen, asked, place))
+    entries = [entry for entry in LEDGER.at(Place.here(place.type)).of(chosen.name) if entry.covers(asked)]
     try:
-        record = attempt(chosen, asked, Bench(place, reference))
+        if any(entry.takes_process for entry in entries):
+            record = Isolation((kernel,), place.type, reference, _TIMEOUT).attempt(chosen, asked)
+        else:
+            record = no_answer(chosen, asked, reference) or attempt(chosen, asked, Bench(place, reference))
     except ContextLost as lost:
         raise click.ClickException(f"{chosen.name}: crashed, the CUDA context is lost. {lost}") from lost
-    _finish(record)
+    _finish(record, entries)
 
 
 def _watched(tool: Tool, spec: str, kernel: Kernel, problem: Problem, device: torch.device) -> Record:
@@ -69,10 +81,24 @@ def _watched(tool: Tool, spec: str, kernel: Kernel, problem: Problem, device: to
         raise click.UsageError(f"--sanitizer={tool}: {missing}") from missing
 
 
-def _finish(record: Record) -> NoReturn:
-    for line in describe(record):
+def _finish(record: Record, entries: Sequence[KnownFailure] = ()) -> NoReturn:
+    for line in (*describe(record), *in_the_ledger(entries, record)):
         click.echo(line)
     raise SystemExit({"passed": 0, "unsupported": 2}.get(record.verdict, 1))
+
+
+def in_the_ledger(entries: Sequence[KnownFailure], record: Record) -> list[str]:
+    """What the ledger of known failures says of the problem, a line an entry; `entries` cover it."""
+    lines = []
+    for entry in entries:
+        if entry.expects(record):
+            comment = "this is"
+        elif record.verdict == "passed":
+            comment = "it passed, although the problem is among those of"
+        else:
+            comment = f"this is another failure than {entry.verdict}, {' or '.join(entry.rules)}, of"
+        lines.append(f"  {comment} the known failure {entry.name}: {entry.says} {entry.link} ({entry.where})")
+    return lines
 
 
 def describe(record: Record) -> list[str]:

@@ -7,9 +7,12 @@ from textwrap import wrap
 import click
 import torch
 
+from fa2verify.kernels import answers
 from fa2verify.kernels.features import FEATURES
 from fa2verify.kernels.registry import KernelSpecError, Registered, select
 from fa2verify.kernels.support import unsupported_features
+from fa2verify.verify.known_failures import LEDGER
+from fa2verify.verify.ledger import Place
 
 _WIDTH = 80
 
@@ -39,20 +42,21 @@ def kernels(specs: tuple[str, ...], device: str) -> None:
     place = torch.device(device)
     for registered in selected:
         click.echo("\n".join(describe(registered, place)) + "\n")
-    runnable = sum(not registered.kernel.unavailable(place) for registered in selected)
+    runnable = sum(not answers.unavailable(registered.kernel, place) for registered in selected)
     click.echo(f"{runnable} of {len(selected)} kernels can run on {device}.")
 
 
 def describe(registered: Registered, device: torch.device) -> Iterator[str]:
     """One kernel, lines of at most 80 columns where its words allow."""
     kernel = registered.kernel
-    missing = kernel.unavailable(device)
+    missing = answers.unavailable(kernel, device)
     yield f"{kernel.name}: {'unavailable' if missing else 'available'} on {device.type}"
     yield from _entry("lineage", kernel.lineage)
     yield from _entry("origin", registered.origin)
     for reason in missing:
         yield from _entry("why not", reason)
     if missing:
+        yield from _known(kernel.name, device)
         return
     lacking = unsupported_features(kernel)
     yield from _entry("supports", ", ".join(feature for feature in FEATURES if feature not in lacking))
@@ -62,6 +66,14 @@ def describe(registered: Registered, device: torch.device) -> Iterator[str]:
         together[reasons].append(feature)
     for reasons, features in together.items():
         yield from _entry("lacks", f"{', '.join(features)}: {' '.join(reasons)}")
+    yield from _known(kernel.name, device)
+
+
+def _known(kernel: str, device: torch.device) -> Iterator[str]:
+    place = Place.here(device.type) if device.type == "cpu" or torch.cuda.is_available() else Place(device.type)
+    for entry in LEDGER.of(kernel):
+        here = "" if entry.holds(place) else ", so not here"
+        yield from _entry("known", f"{entry.says} {entry.link} (with {entry.where}{here})")
 
 
 def _entry(title: str, text: str) -> list[str]:

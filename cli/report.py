@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fa2verify.reports.html import render
+from fa2verify.reports.known import known_failures
 from fa2verify.reports.store import load
 from fa2verify.reports.summary import lines, sentence, summarize
 
@@ -38,6 +39,8 @@ def report(paths: tuple[Path, ...], output: Path | None) -> None:
     summaries = summarize(loaded)
     for line in lines(summaries):
         click.echo(line)
+    for tally in known_failures(loaded):
+        click.echo(tally.line)
     for loss in loaded.losses:
         click.echo(f"not read: {loss}", err=True)
     click.echo(f"{sentence(summaries)}. Report: {output}")

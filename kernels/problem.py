@@ -4,6 +4,7 @@ A problem is a value: frozen, hashable and a line of JSON, so that a failure can
 it means (which scores, which keys are visible, what an empty row gives) is written in `fa2verify.kernels.reference`.
 """
 
+import json
 import math
 from typing import Annotated, Any, Literal
 
@@ -182,6 +183,11 @@ class Problem:
         """What `to_json` writes, as plain Python values."""
         plain: dict[str, Any] = _adapter.dump_python(self, mode="json", exclude_defaults=True)
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Problem":
+        """Read what `to_dict` wrote. Raises ProblemError as `from_json` does."""
+        return cls.from_json(json.dumps(plain))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Problem":

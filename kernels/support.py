@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from fa2verify.kernels import answers
 from fa2verify.kernels.features import FEATURES
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Causal, Dense, DType, Problem, Varlen
@@ -22,9 +23,9 @@ def probe(feature: str, plain: Problem) -> Problem:
 
 
 def unsupported_features(kernel: Kernel) -> dict[str, tuple[str, ...]]:
-    """For each feature that `kernel` does not take, its reasons, in the matrix's order."""
+    """For each feature that `kernel` does not take, its reasons, in the matrix's order; that it cannot say is one."""
     plain = plain_problem(kernel)
-    reasons = {feature: kernel.unsupported(probe(feature, plain)) for feature in FEATURES}
+    reasons = {feature: _reasons(kernel, probe(feature, plain)) for feature in FEATURES}
     return {feature: found for feature, found in reasons.items() if found}
 
 
@@ -39,7 +40,14 @@ def plain_problem(kernel: Kernel) -> Problem:
         Problem(dtype=dtype, causal=causal, lengths=_lengths(varlen, _LONG, _LONG))
         for varlen, causal, dtype in product((False, True), masks, dtypes)
     ]
-    return next((problem for problem in candidates if not kernel.unsupported(problem)), candidates[0])
+    return next((problem for problem in candidates if not _reasons(kernel, problem)), candidates[0])
+
+
+def _reasons(kernel: Kernel, problem: Problem) -> tuple[str, ...]:
+    try:
+        return answers.unsupported(kernel, problem)
+    except answers.AnswerError as error:
+        return (f"Its {error}.",)
 
 
 def _lengths(varlen: bool, seqlen_q: int, seqlen_k: int) -> Dense | Varlen:

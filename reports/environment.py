@@ -28,7 +28,7 @@ def rows(loaded: Loaded) -> tuple[Row, ...]:
     runs = [run for run, _ in parts]
     verdicts = []
     for _, part in parts:
-        records = [record for record in counted(part.records) if record.verdict != "unsupported"]
+        records = [record for record in counted(part.records) if record.verdict not in ("unsupported", "known")]
         bad = sum(record.verdict in BAD for record in records)
         outcome = f"{bad:,} did not pass" if bad else "all passed"
         verdicts.append(f"{plural(len(records), 'problem')}, {outcome}" if records else "nothing judged")

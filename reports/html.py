@@ -15,6 +15,7 @@ from markupsafe import Markup
 from fa2verify.reports.chart import Strip, ratio_charts
 from fa2verify.reports.environment import repeats, rows
 from fa2verify.reports.failures import failures
+from fa2verify.reports.known import known_failures
 from fa2verify.reports.matrix import matrix
 from fa2verify.reports.ratios import DIRECTIONS, RULE, quantile, share_of_bound
 from fa2verify.reports.store import Loaded
@@ -53,6 +54,7 @@ def render(loaded: Loaded) -> str:
             verdict_words=VERDICT_WORDS,
             failures=found[:_FAILURES],
             more_failures=max(len(found) - _FAILURES, 0),
+            known=known_failures(loaded),
             losses=loaded.losses[:_LOSSES],
             more_losses=max(len(loaded.losses) - _LOSSES, 0),
             ulps=ulps(loaded),

@@ -13,7 +13,7 @@ from fa2verify.reports.record import Record
 from fa2verify.reports.store import Loaded
 from fa2verify.reports.summary import BAD, KernelSummary, counted
 
-State = Literal["passed", "failed", "unsupported", "untested"]
+State = Literal["passed", "failed", "known", "unsupported", "untested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Cell:
 
     passed       problems that passed
     bad          problems that failed, crashed or timed out
+    known        problems that failed as the ledger of known failures says
     unsupported  problems that the kernel does not take
     declared     the kernel's entry says that it does not take the feature
     reasons      why not, in sentences; empty unless `state` is "unsupported"
@@ -29,6 +30,7 @@ class Cell:
 
     passed: int
     bad: int
+    known: int
     unsupported: int
     declared: bool
     reasons: tuple[str, ...]
@@ -45,6 +47,8 @@ class Cell:
             return "failed"
         if self.passed:
             return "passed"
+        if self.known:
+            return "known"
         return "unsupported" if self.unsupported or self.declared else "untested"
 
 
@@ -76,7 +80,7 @@ def _cell(records: Sequence[Record], declared: dict[str, None] | None) -> Cell:
     verdicts = Counter(record.verdict for record in records)
     bad = sum(verdicts[verdict] for verdict in BAD)
     reasons = tuple(declared or _shared_reasons(records)) if not verdicts["passed"] and not bad else ()
-    return Cell(verdicts["passed"], bad, verdicts["unsupported"], declared is not None, reasons)
+    return Cell(verdicts["passed"], bad, verdicts["known"], verdicts["unsupported"], declared is not None, reasons)
 
 
 def _shared_reasons(records: Sequence[Record]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-VerdictName = Literal["passed", "failed", "unsupported", "crashed", "timed_out"]
+VerdictName = Literal["passed", "failed", "unsupported", "crashed", "timed_out", "known"]
 OutputName = Literal["out", "lse", "dq", "dk", "dv"]
 DecoyFate = Literal["caught", "missed", "too_close"]
 
@@ -68,7 +68,8 @@ class Record:
     kernel     its name
     problem    the problem as JSON; `fa2verify check KERNEL 'PROBLEM'` runs it again
     features   what the problem asks for, names of the matrix's columns
-    verdict    passed, failed (see `rule`), unsupported (see `reasons`), crashed or timed_out
+    verdict    passed, failed (see `rule`), unsupported (see `reasons`), crashed or timed_out; known: it is one of the
+               bad ones, just as the ledger of known failures says
     rule       the rule that failed, for example "R2"
     message    what a person should read about a verdict that is not passed
     reasons    sentences: why the kernel does not take the problem
@@ -78,6 +79,7 @@ class Record:
     reference  precision of the reference
     seconds    wall time of the kernel's call
     test       the test that drew the problem
+    known      the entry of the ledger that covers the problem, whatever the verdict; None if none does
     """
 
     kind: Literal["verdict"] = "verdict"
@@ -94,6 +96,23 @@ class Record:
     reference: Literal["fp64", "fp32"] = "fp64"
     seconds: float = 0.0
     test: str = ""
+    known: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Known:
+    """An entry of the ledger of known failures.
+
+    name   what `Record.known` calls it
+    says   what goes wrong, in a sentence
+    link   the public issue, or the page in docs/findings
+    where  versions and devices that it holds for
+    """
+
+    name: str
+    says: str
+    link: str
+    where: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -104,6 +123,7 @@ class KernelEntry:
     origin         "built in", "entry point NAME" or "--kernel=SPEC"
     unavailable    why it cannot run here, in sentences; empty if it ran
     unsupported    feature to the reasons why the kernel does not take it
+    known          the known failures that were expected of it where it ran
     """
 
     kind: Literal["kernel"] = "kernel"
@@ -112,6 +132,7 @@ class KernelEntry:
     origin: str
     unavailable: tuple[str, ...] = ()
     unsupported: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    known: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)

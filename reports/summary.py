@@ -23,6 +23,7 @@ VERDICT_WORDS: dict[VerdictName, str] = {
     "crashed": "crashed",
     "timed_out": "timed out",
     "unsupported": "unsupported",
+    "known": "known failures",
 }
 
 _NAME_LENGTH = 40  # characters; a longer name costs its own line the columns, not all lines their legibility
@@ -56,7 +57,7 @@ class KernelSummary:
 
     @property
     def judged(self) -> int:
-        """Problems that the kernel took."""
+        """Problems that the kernel took, without known failures."""
         return self.counts["passed"] + self.bad
 
     @property
@@ -66,7 +67,7 @@ class KernelSummary:
 
     @property
     def status(self) -> Status:
-        """Failed if any problem did; passed needs at least one that did."""
+        """Failed if any problem did, but for known failures; passed needs at least one that did."""
         if self.bad:
             return "failed"
         if self.counts["passed"]:
@@ -114,15 +115,17 @@ def sentence(summaries: Sequence[KernelSummary]) -> str:
     judged = [summary for summary in summaries if summary.judged]
     failing = [summary for summary in judged if summary.bad]
     problems = sum(summary.judged for summary in judged)
+    known = sum(summary.counts["known"] for summary in summaries)
+    aside = f" (and {plural(known, 'known failure')})" if known else ""
     if not judged:
-        return "No problem was judged"
+        return f"No problem was judged{aside}"
     scope = f"{plural(len(judged), 'kernel')}, {plural(problems, 'problem')}"
     if not failing:
-        return f"{scope}, all passed"
+        return f"{scope}, all passed{aside}"
     bad = sum(summary.bad for summary in failing)
     names = ", ".join(_shortened(summary.name) for summary in failing[:3])
     more = f" and {len(failing) - 3} more" if len(failing) > 3 else ""
-    return f"{scope}: {bad:,} did not pass, in {plural(len(failing), 'kernel')} ({names}{more})"
+    return f"{scope}: {bad:,} did not pass, in {plural(len(failing), 'kernel')} ({names}{more}){aside}"
 
 
 def lines(summaries: Sequence[KernelSummary]) -> tuple[str, ...]:

@@ -18,15 +18,20 @@ from fa2verify.reports.failures import rerun
 from fa2verify.reports.record import Record
 from fa2verify.reports.store import Writer
 from fa2verify.reports.summary import BAD
+from fa2verify.verify.answer import no_answer
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.journal import Journal
+from fa2verify.verify.ledger import KnownFailure, Ledger, confirmed, in_light_of
 from fa2verify.verify.quarantine import Quarantine, record_key
 from fa2verify.verify.sanitizer import Sanitizer
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
 EXAMPLE_DATABASE = Path(".hypothesis/examples")
 _EXIT_CONTEXT_LOST = 70
+# A hang is shrunk with short time-outs, a share of the whole one each and this many: all of them cost one more.
+_HANGS = 8
+_SHORTEST_LIMIT = 1.0  # seconds; less would end what merely starts slowly
 
 
 class VerificationFailure(AssertionError):
@@ -53,6 +58,7 @@ class Campaign:
     journal     notes what the worker is about to do
     quarantine  kernels that have cost a worker its life
     findings    failures that any worker has shrunk
+    ledger      the known failures that are to be expected here
     specs       what `--kernel` named
     device      "cpu" or "cuda"
     precision   of the reference
@@ -65,6 +71,7 @@ class Campaign:
     journal: Journal
     quarantine: Quarantine
     findings: Findings
+    ledger: Ledger
     specs: tuple[str, ...]
     device: str
     precision: Precision
@@ -79,12 +86,12 @@ class Campaign:
         Verdicts are written as they are reached. After a failure Hypothesis shrinks; only the end of that is recorded.
         Raises AlreadyFound if another part of the same test has found and shrunk the same failure.
         """
-        alone = kernel.name in self.quarantine
-        try_one = self.sanitizer.attempt if self.sanitizer else self._try_in_child if alone else self._try_here
-        if alone:
-            self._recorded.update(self.quarantine.already_recorded(kernel.name, test))
+        entries = self.ledger.of(kernel.name)
+        earlier = self._earlier(kernel, test)
         found: list[Record] = []
-        hung: dict[Problem, Record] = {}
+        # The problem that a worker has hung on need not hang another one before it is shrunk.
+        hung = {Problem.from_dict(record.problem): record for record in earlier if record.verdict == "timed_out"}
+        most = len(hung) + 1 + _HANGS
 
         # Settings outermost: `seed` takes the database away from those it is put on top of. With --hypothesis-seed
         # Hypothesis uses none anyway, so that the run it repeats is not preceded by what was found since.
@@ -92,8 +99,13 @@ class Campaign:
         @hypothesis.seed(int.from_bytes(hashlib.sha256(f"{self.seed} {test}".encode()).digest()[:8]))
         @hypothesis.given(problem=problems)
         def judge_one(problem: Problem) -> None:
-            # Shrinking comes back to the same problem many times, and each time would cost the whole time-out.
-            record = hung[problem] if problem in hung else try_one(kernel, problem, test)
+            # Shrinking comes back to the same problem many times, and tries others that hang.
+            shrinking = bool(found) and found[0].verdict == "timed_out"
+            if shrinking and problem not in hung and len(hung) >= most:
+                return
+            limit = max(_SHORTEST_LIMIT, self.timeout / _HANGS) if shrinking else self.timeout
+            record = hung[problem] if problem in hung else self._try(kernel, problem, test, limit)
+            record = in_light_of(entries, problem, record)
             if record.verdict == "timed_out":
                 hung[problem] = record
             if not found:
@@ -104,25 +116,49 @@ class Campaign:
                 found.append(record)
                 raise VerificationFailure(record)
 
-        return self._run(judge_one, found)
+        smallest = self._run(judge_one, found)
+        return None if smallest is None else self._shrunk(self._hangs_indeed(kernel, found[0], smallest))
+
+    def confirm(self, entry: KnownFailure, kernel: Kernel, test: str) -> Record | None:
+        """Try the smallest problem of a known failure. Gives the record if it does not fail as the entry says."""
+        if self.sanitizer is not None:
+            return None  # what the entry tells of are outputs, and they are not judged
+        self._earlier(kernel, test)
+        record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout))
+        self._write_once(record)
+        return record if record.verdict in BAD else None
 
     def _run(self, judge_one: Callable[[], None], found: list[Record]) -> Record | None:
         try:
             judge_one()
         except VerificationFailure as failure:
             # Hypothesis ends by running the smallest failing example once more.
-            return self._shrunk(failure.record)
+            return failure.record
         except hypothesis.errors.Flaky:
             # It failed once and passed, or failed otherwise, when it was tried again: that is a finding, not noise.
-            return self._shrunk(found[-1], note="not the same verdict when tried again")
+            return _noted(found[-1], "not the same verdict when tried again")
         return None
 
-    def _shrunk(self, record: Record, note: str = "") -> Record:
-        message = f"{record.message} ({note})" if note else record.message
-        shrunk = replace(record, phase="shrunk", message=message)
+    def _hangs_indeed(self, kernel: Kernel, first: Record, smallest: Record) -> Record:
+        """`smallest`, or the first failure if that hung, and the smallest only took longer than shrinking waits."""
+        if smallest.verdict != "timed_out" or smallest.problem == first.problem:
+            return smallest
+        again = self._try(kernel, Problem.from_dict(smallest.problem), first.test, self.timeout)
+        return again if again.verdict == "timed_out" else _noted(first, "what is smaller took long, but ended")
+
+    def _shrunk(self, record: Record) -> Record:
+        shrunk = replace(record, phase="shrunk")
         self.writer.write(shrunk)
         self.findings.add(shrunk)
         return shrunk
+
+    def _earlier(self, kernel: Kernel, test: str) -> list[Record]:
+        """What workers that the kernel has killed recorded of the same test; it is not written again."""
+        if kernel.name not in self.quarantine:
+            return []
+        earlier = self.quarantine.already_recorded(kernel.name, test)
+        self._recorded.update(map(record_key, earlier))
+        return earlier
 
     def _write_once(self, record: Record) -> None:
         key = record_key(record)
@@ -130,16 +166,24 @@ class Campaign:
             self._recorded.add(key)
             self.writer.write(record)
 
-    def _try_here(self, kernel: Kernel, problem: Problem, test: str) -> Record:
-        bench = Bench(torch.device(self.device), self.precision, lambda note: self.journal.call(note, self.timeout))
+    def _try(self, kernel: Kernel, problem: Problem, test: str, limit: float) -> Record:
+        if (silent := no_answer(kernel, problem, self.precision, test)) is not None:
+            return silent
+        if self.sanitizer is not None:
+            return replace(self.sanitizer, timeout=limit).attempt(kernel, problem, test)
+        deadly = any(entry.takes_process and entry.covers(problem) for entry in self.ledger.of(kernel.name))
+        if deadly or kernel.name in self.quarantine:
+            return Isolation(self.specs, self.device, self.precision, limit).attempt(kernel, problem, test)
+        bench = Bench(torch.device(self.device), self.precision, lambda note: self.journal.call(note, limit))
         try:
             return attempt(kernel, problem, bench, test)
         except ContextLost as lost:
             self.journal.amend(str(lost))
             os._exit(_EXIT_CONTEXT_LOST)
 
-    def _try_in_child(self, kernel: Kernel, problem: Problem, test: str) -> Record:
-        return Isolation(self.specs, self.device, self.precision, self.timeout).attempt(kernel, problem, test)
+
+def _noted(record: Record, note: str) -> Record:
+    return replace(record, message=f"{record.message} ({note})")
 
 
 def _database(test: str) -> DirectoryBasedExampleDatabase:

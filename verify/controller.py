@@ -12,6 +12,7 @@ from fa2verify.kernels.features import FEATURES
 from fa2verify.kernels.registry import KernelSpecError, Registered, select
 from fa2verify.kernels.support import unsupported_features
 from fa2verify.reports.html import render
+from fa2verify.reports.known import known_failures
 from fa2verify.reports.record import KernelEntry, Run, to_json
 from fa2verify.reports.store import Loaded, Writer, clear, load, merge
 from fa2verify.reports.summary import KernelSummary, lines, sentence, summarize
@@ -20,6 +21,9 @@ from fa2verify.verify.campaign import failure_text
 from fa2verify.verify.environment import describe
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
+from fa2verify.verify.known_failures import LEDGER
+from fa2verify.verify.ledger import Ledger, LedgerError, Place
+from fa2verify.verify.ledger_file import read
 from fa2verify.verify.plan import left_out
 from fa2verify.verify.quarantine import Quarantine
 
@@ -37,6 +41,7 @@ class Controller:
             self.kernels = select(config.getoption("--kernel"))
         except KernelSpecError as error:
             raise pytest.UsageError(f"--kernel: {error}") from error
+        self._ledger = expected(config, self.kernels).at(Place.here(device))
         self._config = config
         self._directory: Path = config.getoption("--report-dir").absolute()
         self._summaries: tuple[KernelSummary, ...] = ()
@@ -111,6 +116,8 @@ class Controller:
         for summary in self._summaries:
             for decoy in blind_to(summary):
                 write(f"{summary.name}: not verified (R3), no problem told it from the decoy {decoy!r}", red=True)
+        for tally in known_failures(self._loaded):
+            write(tally.line)
         for loss in self._loaded.losses:
             write(f"not read: {loss}", yellow=True)
         write(f"{sentence(self._summaries)}. Report: {_shown(self._report())}")
@@ -128,12 +135,23 @@ class Controller:
             origin=registered.origin,
             unavailable=unavailable,
             unsupported={} if unavailable else unsupported_features(kernel),
+            known=() if unavailable else tuple(entry.shown for entry in self._ledger.of(kernel.name)),
         )
 
     def _write(self, *written: Any) -> None:
         with Writer(self._directory / "records-controller.jsonl") as writer:
             for line in written:
                 writer.write(line)
+
+
+def expected(config: pytest.Config, kernels: tuple[Registered, ...]) -> Ledger:
+    """The known failures, ours and those of `--ledger`. Raises pytest.UsageError for an entry that cannot be."""
+    try:
+        ledger = Ledger((*LEDGER.entries, *(entry for path in config.getoption("--ledger") for entry in read(path))))
+        ledger.require_kernels({registered.kernel.name for registered in (*select(()), *kernels)})
+    except LedgerError as error:
+        raise pytest.UsageError(f"--ledger: {error}") from error
+    return ledger
 
 
 def blind_to(summary: KernelSummary) -> tuple[str, ...]:

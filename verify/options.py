@@ -73,6 +73,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="a kernel that takes longer for one problem has hung (default: %(default)s; includes compilation)",
     )
     group.addoption(
+        "--ledger",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE.toml",
+        help="known failures of your own kernels (repeatable): tried, and no failure of the run while they fail so",
+    )
+    group.addoption(
         "--shard", metavar="I/N", help="run only the I-th of N slices of the suite; merge with `fa2verify report`"
     )
     group.addoption(

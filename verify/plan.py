@@ -6,14 +6,18 @@ progress shows. A kernel's problems are as many whether or not it takes varlen o
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from hypothesis.strategies import SearchStrategy
 
+from fa2verify.kernels import answers
+from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.strategies.problems import NothingSupported, problems
 from fa2verify.strategies.size import Size
+from fa2verify.verify.ledger import KnownFailure, Ledger
 
 # Relative number of problems: gradients are where kernels go wrong, and dense is what every kernel takes.
 _WEIGHT: dict[tuple[Direction, bool], int] = {
@@ -45,13 +49,31 @@ class Part:
         return f"{self.registered.kernel.name}-{self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class KnownCase:
+    """One test: the smallest problem of a known failure, on one of the kernels that have it."""
+
+    registered: Registered
+    entry: KnownFailure
+
+    @property
+    def label(self) -> str:
+        """What pytest calls it."""
+        return f"{self.registered.kernel.name}-{self.entry.name}"
+
+
+def known_cases(registered: Registered, ledger: Ledger) -> list[KnownCase]:
+    """The tests of one kernel's known failures; `ledger` holds those to be expected where it runs."""
+    return [KnownCase(registered, entry) for entry in ledger.of(registered.kernel.name)]
+
+
 def left_out(registered: Registered, device: torch.device, *, named: bool) -> tuple[str, ...]:
     """Why a run on `device` leaves the kernel out, in sentences; empty: it takes part.
 
     named  whether `--kernel` asked for it
     """
     kernel = registered.kernel
-    reasons = kernel.unavailable(device)
+    reasons = answers.unavailable(kernel, device)
     if not named and not reasons and kernel.only_when_named:
         return (f"{kernel.only_when_named} Name it with --kernel={kernel.name}.",)
     return reasons
@@ -84,6 +106,14 @@ def _strategy(
     registered: Registered, *, direction: Direction, varlen: bool, size: Size
 ) -> SearchStrategy[Problem] | None:
     try:
-        return problems(registered.kernel.unsupported, varlen=varlen, direction=direction, size=size)
+        return problems(partial(_refused, registered.kernel), varlen=varlen, direction=direction, size=size)
     except NothingSupported:
         return None
+
+
+def _refused(kernel: Kernel, problem: Problem) -> tuple[str, ...]:
+    """Why the kernel does not take the problem. One about which it cannot say is drawn, so that a verdict names it."""
+    try:
+        return answers.unsupported(kernel, problem)
+    except answers.AnswerError:
+        return ()

@@ -29,10 +29,10 @@ class Quarantine:
         for file in self.directory.glob(".quarantined-*"):
             file.unlink()
 
-    def already_recorded(self, kernel: str, test: str) -> list[str]:
-        """Keys of the verdicts on `kernel` that earlier workers reached in `test`: it is about to be drawn again."""
+    def already_recorded(self, kernel: str, test: str) -> list[Record]:
+        """The verdicts on `kernel` that earlier workers reached in `test`: it is about to be drawn again."""
         records = load([self.directory]).records
-        return [record_key(record) for record in records if record.kernel == kernel and record.test == test]
+        return [record for record in records if record.kernel == kernel and record.test == test]
 
     def _file(self, kernel: str) -> Path:
         return self.directory / f".quarantined-{hashlib.sha256(kernel.encode()).hexdigest()[:16]}"

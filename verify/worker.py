@@ -14,9 +14,10 @@ from fa2verify.reports.record import Run, from_json
 from fa2verify.reports.store import Writer
 from fa2verify.verify import devices, options, plan
 from fa2verify.verify.campaign import AlreadyFound, Campaign, failure_text
-from fa2verify.verify.controller import RUN_KEY, spec_of
+from fa2verify.verify.controller import RUN_KEY, expected, spec_of
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
+from fa2verify.verify.ledger import Place
 from fa2verify.verify.quarantine import Quarantine
 from fa2verify.verify.sanitizer import Sanitizer
 from fa2verify.verify.sizes import SIZES
@@ -35,6 +36,7 @@ class Worker:
         self._open = ExitStack()
         self._named = bool(config.getoption("--kernel"))
         self._kernels = select(config.getoption("--kernel"))
+        self._ledger = expected(config, self._kernels).at(Place.here(run.device))
         torch.set_num_threads(max(1, devices.cores() // workers))
         # An fp32 reference must be fp32, and the baseline PyTorch's as it comes.
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -46,22 +48,28 @@ class Worker:
         return cls(config, cast(Run, from_json(given[RUN_KEY])), given["workerid"], given["workercount"])
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """A test a part of the plan."""
-        if "part" not in metafunc.fixturenames:
-            return
-        found = [
-            part
+        """A test a part of the plan, and one a known failure."""
+        taking_part = [
+            registered
             for registered in self._kernels
             if not plan.left_out(registered, torch.device(self._run.device), named=self._named)
-            for part in plan.parts(
-                registered,
-                metafunc.module.DIRECTION,
-                varlen=metafunc.function.__name__ == "test_varlen",
-                examples=settings().max_examples,
-                size=SIZES[self._run.device],
-            )
         ]
-        metafunc.parametrize("part", found, ids=[part.label for part in found])
+        if "part" in metafunc.fixturenames:
+            parts = [
+                part
+                for registered in taking_part
+                for part in plan.parts(
+                    registered,
+                    metafunc.module.DIRECTION,
+                    varlen=metafunc.function.__name__ == "test_varlen",
+                    examples=settings().max_examples,
+                    size=SIZES[self._run.device],
+                )
+            ]
+            metafunc.parametrize("part", parts, ids=[part.label for part in parts])
+        if "known" in metafunc.fixturenames:
+            known = [case for registered in taking_part for case in plan.known_cases(registered, self._ledger)]
+            metafunc.parametrize("known", known, ids=[case.label for case in known])
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -86,6 +94,7 @@ class Worker:
             journal=Journal(self._directory, self._name),
             quarantine=Quarantine(self._directory),
             findings=Findings(self._directory),
+            ledger=self._ledger,
             specs=tuple(self._config.getoption("--kernel")),
             device=self._run.device,
             precision=options.precision(self._config),
@@ -123,8 +132,22 @@ class Worker:
 
         return verify
 
+    @pytest.fixture
+    def verify_known(self, request: pytest.FixtureRequest) -> Callable[[plan.KnownCase], None]:
+        """Try a known failure's smallest problem; fails the test if it does not fail as the ledger says."""
+
+        def verify(case: plan.KnownCase) -> None:
+            kernel = case.registered.kernel
+            wrong = self.campaign.confirm(case.entry, kernel, request.node.nodeid)
+            if wrong is not None:
+                pytest.fail(failure_text(wrong, spec_of(kernel.name, self._kernels)), pytrace=False)
+
+        return verify
+
 
 def _without_part(item: pytest.Item) -> bool:
-    """Whether pytest made the item for an empty list of parts."""
+    """Whether pytest made the item for an empty list of parts, or of known failures."""
     callspec = getattr(item, "callspec", None)
-    return callspec is not None and "part" in callspec.params and not isinstance(callspec.params["part"], plan.Part)
+    given = callspec.params if callspec is not None else {}
+    kinds = {"part": plan.Part, "known": plan.KnownCase}
+    return any(name in given and not isinstance(given[name], kind) for name, kind in kinds.items())

@@ -16,9 +16,6 @@ from fa2verify.kernels.problem import Problem
 # What cuBLAS needs for reproducible results, https://docs.nvidia.com/cuda/cublas/#results-reproducibility
 _WORKSPACES = (":4096:8", ":16:8")
 
-# Elements of q that no value family, of means up to 2, brings near fp16's largest number by addition.
-_SUMMABLE = 2**13
-
 
 class SdpaMathKernel(SdpaKernel):
     """The math backend. A row that sees no key gives 0 (_safe_softmax), as the contract has it."""
@@ -36,11 +33,7 @@ class SdpaMathKernel(SdpaKernel):
         return ()
 
     def limits(self, problem: Problem) -> tuple[str, ...]:
-        """Sequences without a key in fp16, and deterministic gradients on CUDA unless cuBLAS is told."""
-        elements = sum(problem.seqlens_q) * problem.heads_q * problem.head_dim
-        if problem.dtype == "float16" and 0 in problem.seqlens_k and elements > _SUMMABLE:
-            # docs/findings/sdpa-without-a-key.md; a known failure that a ledger would run.
-            return ("Without a key, fp16 out is NaN where q adds up to more than fp16 holds (torch 2.13).",)
+        """Deterministic gradients on CUDA unless cuBLAS is told."""
         # torch itself raises without it, on CUDA alone; the problem does not say where it will run.
         if (
             problem.deterministic

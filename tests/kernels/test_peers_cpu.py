@@ -63,14 +63,6 @@ def test_math_answers_for_sequences_of_length_zero() -> None:
         assert_right(SdpaMathKernel(), Problem(lengths=lengths, direction="forward_backward"))
 
 
-def test_math_without_a_key_in_fp16_is_a_known_fault() -> None:
-    """docs/findings/sdpa-without-a-key.md; the day that this passes, the adapter's sentence can go."""
-    without = Problem(lengths=Dense(seqlen_q=39, seqlen_k=0), heads_q=7, heads_kv=7, head_dim=120)
-    assert SdpaMathKernel().unsupported(without) != ()
-    q, k = torch.full((1, 1, 32760, 1), 2.0).half(), torch.zeros(1, 1, 0, 1).half()
-    assert bool(torch.nn.functional.scaled_dot_product_attention(q, k, k).isnan().all())
-
-
 @pytest.mark.parametrize("kernel", SDPA, ids=lambda kernel: kernel.name)
 def test_sdpa_gives_the_same_bits_again_and_puts_torch_back(kernel: Kernel) -> None:
     problem = Problem(lengths=BLOCKS, heads_q=4, heads_kv=2, direction="forward_backward", deterministic=True)

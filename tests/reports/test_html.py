@@ -137,7 +137,19 @@ def test_headline_and_numbers(make_record: Make, make_error: Make, one_run: Make
     page = Page(render(loaded))
     assert "1 kernel, 1 problem, all passed" in page.lines
     (row,) = re.findall(r'<th scope="row">ours.*?</tr>', render(loaded), re.DOTALL)[:1]
-    assert re.findall(r"<td>(.*?)</td>", row) == ["1", "0", "0", "0", "0", "1.25", "1.25", "0.750", "0.750", "0.500"]
+    assert re.findall(r"<td>(.*?)</td>", row) == [
+        "1",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "1.25",
+        "1.25",
+        "0.750",
+        "0.750",
+        "0.500",
+    ]
     assert "1 of 1" in page.text
 
 

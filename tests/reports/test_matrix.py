@@ -49,6 +49,13 @@ def test_what_a_kernel_takes_is_judged_whatever_it_declares(
     assert cells(loaded)["dropout"] == (("failed", 1, 0, ()),)
 
 
+def test_a_feature_of_which_only_known_failures_were_met(make_record: Make, one_run: Make) -> None:
+    met = make_record("known", features=("causal",), known="a-fault")
+    assert cells(one_run(met))["causal"] == (("known", 0, 0, ()),)
+    assert cells(one_run(met, make_record(features=("causal",))))["causal"] == (("passed", 1, 0, ()),)
+    assert cells(one_run(met, make_record("failed", features=("causal",))))["causal"] == (("failed", 1, 0, ()),)
+
+
 def test_only_the_reasons_that_all_problems_share_are_given(make_record: Make, one_run: Make) -> None:
     first = make_record("unsupported", features=("causal",), reasons=("No dropout.", "No causal mask."))
     second = make_record("unsupported", features=("causal",), reasons=("No causal mask.", "No ALiBi."))

@@ -34,7 +34,7 @@ def example(make_record: Make, make_error: Make) -> tuple[Record, ...]:
 
 def test_numbers_by_hand(example: tuple[Record, ...], one_run: Make) -> None:
     (summary,) = summarize(one_run(*example))
-    assert summary.counts == {"passed": 2, "failed": 1, "crashed": 0, "timed_out": 0, "unsupported": 1}
+    assert summary.counts == {"passed": 2, "failed": 1, "crashed": 0, "timed_out": 0, "unsupported": 1, "known": 0}
     assert (summary.judged, summary.bad, summary.status) == (3, 1, "failed")
     assert (summary.ratios["out"].median, summary.ratios["out"].worst) == (1.5, 4.0)
     assert (summary.ratios["gradients"].median, summary.ratios["gradients"].worst) == (1.5, 1.5)
@@ -99,6 +99,20 @@ def test_sentences(make_record: Make, one_run: Make) -> None:
         said(*many, *bad, make_record("failed", "v"))
         == "7 kernels, 1,210 problems: 6 did not pass, in 5 kernels (v, w, x and 2 more)"
     )
+    known = make_record("known", known="a-fault")
+    assert said(known) == "No problem was judged (and 1 known failure)"
+    assert said(make_record(), known, known) == "1 kernel, 1 problem, all passed (and 2 known failures)"
+    assert (
+        said(make_record("failed"), known)
+        == "1 kernel, 1 problem: 1 did not pass, in 1 kernel (ours) (and 1 known failure)"
+    )
+
+
+def test_a_known_failure_is_no_failure_and_no_pass(make_record: Make, one_run: Make) -> None:
+    (summary,) = summarize(one_run(make_record("known", known="a-fault")))
+    assert (summary.judged, summary.bad, summary.status, summary.first_failure) == (0, 0, "not judged", None)
+    (summary,) = summarize(one_run(make_record("known", known="a-fault"), make_record()))
+    assert (summary.judged, summary.status, summary.counts["known"]) == (1, "passed", 1)
 
 
 def test_terminal_lines(
@@ -106,7 +120,7 @@ def test_terminal_lines(
 ) -> None:
     kernels = (make_kernel(), make_kernel("far-away", unavailable=("No GPU.",)), make_kernel("idle"))
     forward = make_record(kernel="fwd", errors=(make_error("lse", 1.0, None, bound_units=0.41),))
-    counts = "{:6} passed  {:6} failed       0 crashed       0 timed out  {:6} unsupported"
+    counts = "{:6} passed  {:6} failed       0 crashed       0 timed out  {:6} unsupported       0 known failures"
     worst = "median 1.50x PyTorch's error in out and 1.50x in gradients, at most 2.00 of the bound"
     assert lines(summarize(one_run(*example, forward, kernels=kernels))) == (
         f"ours      {counts.format(2, 1, 1)}  {worst}",

@@ -20,6 +20,7 @@ from fa2verify.reports.store import Loaded, Writer, load
 from fa2verify.verify.campaign import Campaign
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
+from fa2verify.verify.ledger import Ledger
 from fa2verify.verify.quarantine import Quarantine
 
 
@@ -96,6 +97,7 @@ def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Campai
             journal=Journal(tmp_path, "main"),
             quarantine=Quarantine(tmp_path),
             findings=Findings(tmp_path),
+            ledger=Ledger(),
             specs=(),
             device="cpu",
             precision="fp64",

@@ -99,3 +99,17 @@ def test_a_kernel_that_must_be_named(made: Make) -> None:
     slow = Registered(kernel_taking(made, lambda _: True, only_when_named="It takes an hour."), "built in")
     assert left_out(slow, CPU, named=True) == ()
     assert left_out(slow, CPU, named=False) == ("It takes an hour. Name it with --kernel=made.",)
+
+
+def test_a_kernel_that_cannot_say_what_it_takes_is_drawn_for(made: Make) -> None:
+    """The verdict must name it, and a run must not end before the other kernels' tests are collected."""
+
+    def raises(problem: Problem) -> bool:
+        raise KeyError(problem.head_dim)
+
+    kernel = kernel_taking(made, raises)
+    of = planned(kernel, 110)
+    assert all(of.values())
+    kernel.unavailable = lambda device: None  # type: ignore[method-assign,return-value,assignment]
+    (reason,) = left_out(Registered(kernel, "built in"), CPU, named=False)
+    assert reason.startswith("Its unavailable() gave None; ")

@@ -21,6 +21,18 @@ for arguments in json.loads(sys.argv[1]):
     print(json.dumps([int(status), said.getvalue()]), flush=True)
 """
 
+STRANGE = """
+[[known]]
+name = "a-fault"
+says = "It is off."
+link = "https://example.org/1"
+kernels = ["nobody"]
+verdict = "failed"
+rules = ["R1"]
+smallest = '{}'
+where = {head_dim = 64}
+"""
+
 CASES: dict[str, tuple[list[str], str]] = {
     "a kernel whose module is missing": (
         ["--kernel=nowhere.to.be.found:kernel"],
@@ -51,6 +63,11 @@ CASES: dict[str, tuple[list[str], str]] = {
     "a time-out of nothing": (["--problem-timeout=0"], "'0' must be a number of seconds above 0"),
     "an unknown profile": (["--hypothesis-profile=nightly"], "--hypothesis-profile=nightly: there is no such profile"),
     "a seed that is no number": (["--hypothesis-seed=five"], "--hypothesis-seed=five: must be an integer"),
+    "a ledger that is no TOML": (["--ledger=broken.py"], "--ledger: broken.py: Expected newline or end of document"),
+    "a ledger about a kernel that there is not": (
+        ["--ledger=strange.toml"],
+        "--ledger: entry 'a-fault': 'nobody' is the name of no kernel",
+    ),
     "a report folder that is a file": (
         ["--report-dir=broken.py"],
         "--report-dir=broken.py: no folder, and none can be made: File exists",
@@ -62,6 +79,7 @@ CASES: dict[str, tuple[list[str], str]] = {
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
     directory = tmp_path_factory.mktemp("usage")
     (directory / "broken.py").write_text("kernel = 1 / 0\n")
+    (directory / "strange.toml").write_text(STRANGE)
     control = Path(__file__).parents[1] / "control"
     given = [
         ["--pyargs", "fa2verify.verify", f"--report-dir={directory / 'report'}", *args] for args, _ in CASES.values()

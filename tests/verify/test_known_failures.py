@@ -1,0 +1,76 @@
+"""The entries of the built-in ledger: true to their pages, and predicates that are neither too narrow nor too wide."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fa2verify.kernels.mask import visible
+from fa2verify.kernels.problem import Problem, Varlen
+from fa2verify.kernels.registry import builtin
+from fa2verify.verify.isolation import Isolation
+from fa2verify.verify.known_failures import LEDGER, window_past_every_key
+from fa2verify.verify.ledger import KnownFailure, Place, confirmed
+from fa2verify.verify.plan import KnownCase, known_cases, left_out
+from fa2verify.verify.trial import Bench, attempt
+
+CHECKOUT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+HERE = [
+    case
+    for registered in builtin()
+    if not left_out(registered, CPU, named=False)
+    for case in known_cases(registered, LEDGER.at(Place("cpu")))
+]
+
+
+def test_every_entry_is_about_kernels_that_there_are() -> None:
+    LEDGER.require_kernels({registered.kernel.name for registered in builtin()})
+
+
+@pytest.mark.parametrize("entry", LEDGER.entries, ids=lambda entry: entry.name)
+def test_an_entry_holds_for_what_was_seen_and_is_written_up(entry: KnownFailure) -> None:
+    assert entry.packages, "without versions nobody knows where it was seen"
+    assert entry.device is not None
+    if entry.link.startswith("docs/"):
+        assert (CHECKOUT / entry.link).is_file()
+    index = (CHECKOUT / "docs" / "findings" / "README.md").read_text()
+    assert entry.name in index, "the ledger's page names every entry"
+
+
+@pytest.mark.parametrize("entry", LEDGER.entries, ids=lambda entry: entry.name)
+def test_its_kernels_take_its_smallest_problem(entry: KnownFailure) -> None:
+    for registered in builtin():
+        if registered.kernel.name in entry.kernels:
+            assert registered.kernel.unsupported(entry.smallest) == ()
+
+
+@pytest.mark.parametrize("case", HERE, ids=lambda case: case.label)
+def test_entries_for_this_torch_on_a_cpu_are_true(case: KnownCase) -> None:
+    if case.entry.takes_process:
+        record = Isolation((), "cpu", "fp64", 120.0).attempt(case.registered.kernel, case.entry.smallest)
+    else:
+        record = attempt(case.registered.kernel, case.entry.smallest, Bench(CPU))
+    record = confirmed(case.entry, record)
+    assert record.verdict == "known", record.message
+
+
+LENGTH = st.integers(0, 7)
+
+
+@given(
+    st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=3),
+    st.tuples(st.integers(-1, 9), st.integers(-1, 9)),
+)
+def test_the_windows_that_flash_attn_misplaces(pairs: list[tuple[int, int]], window: tuple[int, int]) -> None:
+    """What its host code does, in three lines: it is the known failure where, and only where, the mask is another."""
+    seqlens_q, seqlens_k = zip(*pairs, strict=True)
+    problem = Problem(lengths=Varlen(seqlens_q=seqlens_q, seqlens_k=seqlens_k), window=window)
+    longest = max(seqlens_k)
+    left, right = (-1 if side >= longest else side for side in window)
+    placed = (longest if left < 0 <= right else left, longest if right < 0 <= left else right)
+    taken = Problem(lengths=problem.lengths, window=placed)
+    right_masks = all(torch.equal(visible(problem, q, k, CPU), visible(taken, q, k, CPU)) for q, k in pairs)
+    assert window_past_every_key(problem) == (not right_masks)

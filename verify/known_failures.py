@@ -1,0 +1,126 @@
+"""The known failures of the kernels that are built in: predicates, and the entries over them.
+
+Each was found or confirmed by this suite and holds for the versions and devices on which it was seen, no others: where
+nobody has looked, a failure is news. docs/findings has a page each, with what to expect and a line that shows it.
+"""
+
+import math
+from dataclasses import replace
+
+from fa2verify.kernels.problem import Dense, Problem, Varlen
+from fa2verify.verify.ledger import KnownFailure, Ledger
+
+# A value family of mean 2 needs 32,752 elements to add up to fp16's largest number; half of them is a safe lower limit.
+_SUMMABLE = 2**14
+
+
+def window_past_every_key(problem: Problem) -> bool:
+    """A window, not causal, that flash-attn's host code makes another one by what it does to a far right side.
+
+    A side of at least max_seqlen_k becomes unbounded, and then an unbounded right side beside a bounded left one
+    max_seqlen_k. But the diagonal starts seqlen_q - seqlen_k in front of the first key: only a side of seqlen_q - 1
+    reaches every key from every query.
+    """
+    left, right = problem.window
+    longest = max(problem.seqlens_k)
+    if problem.causal is not None or 0 <= right < longest:
+        return False
+    asked = right if right >= 0 else math.inf
+    taken = longest if 0 <= left < longest else math.inf
+    lengths = zip(problem.seqlens_q, problem.seqlens_k, strict=True)
+    return any(k > 0 and min(asked, q - 1) != min(taken, q - 1) for q, k in lengths)
+
+
+def no_query(problem: Problem) -> bool:
+    """Packed sequences without a single query: a forward grid of no blocks."""
+    return problem.is_varlen and not sum(problem.seqlens_q)
+
+
+def no_key_backward(problem: Problem) -> bool:
+    """Packed sequences with queries and without a single key, backward: a backward grid of no blocks."""
+    return problem.is_varlen and problem.backward and not no_query(problem) and not sum(problem.seqlens_k)
+
+
+def sum_beyond_fp16(problem: Problem) -> bool:
+    """No key, and values of a mean that lets fp16 elements of q add up to more than fp16 holds."""
+    elements = sum(problem.seqlens_q) * problem.heads_q * problem.head_dim
+    shifted = problem.values == "shifted_mean" and elements > _SUMMABLE
+    return problem.dtype == "float16" and not problem.is_varlen and not sum(problem.seqlens_k) and shifted
+
+
+def empty_sequence(problem: Problem) -> bool:
+    """A sequence without a query or without a key."""
+    return 0 in problem.seqlens_q or 0 in problem.seqlens_k
+
+
+_WINDOW = KnownFailure(
+    name="window-past-every-key",
+    says="A window whose right side reaches past every key hides keys, or shows hidden ones, where a sequence has more "
+    "queries than keys.",
+    link="https://github.com/Dao-AILab/flash-attention/issues/895",
+    kernels=("flash-attn",),
+    covers=window_past_every_key,
+    verdict="failed",
+    rules=("R0", "R1", "R2"),
+    packages={"flash-attn": ">=2.6,<3"},
+    device="cuda",
+    smallest=Problem(lengths=Varlen(seqlens_q=(3,), seqlens_k=(1,)), head_dim=8, window=(0, -1)),
+)
+
+LEDGER = Ledger(
+    (
+        _WINDOW,
+        replace(
+            _WINDOW,
+            name="window-past-every-key-in-torch",
+            link="docs/findings/flash-attn-window-past-every-key.md",
+            kernels=("torch-varlen",),
+            packages={"torch": "==2.11.*"},
+            capabilities=((9, 0),),
+        ),
+        KnownFailure(
+            name="varlen-without-a-query",
+            says="Without a single query the forward launches a grid of no blocks, which CUDA refuses.",
+            link="docs/findings/varlen-attn-without-a-token.md",
+            kernels=("torch-varlen",),
+            covers=no_query,
+            verdict="crashed",
+            rules=("raised AcceleratorError",),
+            packages={"torch": "==2.11.*"},
+            device="cuda",
+            capabilities=((9, 0),),
+            smallest=Problem(lengths=Varlen(seqlens_q=(0,), seqlens_k=(1,)), head_dim=8),
+        ),
+        KnownFailure(
+            name="varlen-without-a-key",
+            says="Without a single key the backward launches a grid of no blocks, which CUDA refuses.",
+            link="docs/findings/varlen-attn-without-a-token.md",
+            kernels=("torch-varlen",),
+            covers=no_key_backward,
+            verdict="crashed",
+            rules=("raised AcceleratorError",),
+            packages={"torch": "==2.11.*"},
+            device="cuda",
+            capabilities=((9, 0),),
+            smallest=Problem(lengths=Varlen(seqlens_q=(1,), seqlens_k=(0,)), head_dim=8, direction="forward_backward"),
+        ),
+        KnownFailure(
+            name="sdpa-without-a-key",
+            says="Without a key out is NaN where fp16 elements of q add up to more than fp16 holds.",
+            link="docs/findings/sdpa-without-a-key.md",
+            kernels=("torch-math",),
+            covers=sum_beyond_fp16,
+            verdict="failed",
+            rules=("R0 out finite",),
+            packages={"torch": "==2.13.*"},
+            device="cpu",
+            smallest=Problem(
+                lengths=Dense(seqlen_q=39, seqlen_k=0),
+                heads_q=7,
+                heads_kv=7,
+                head_dim=120,
+                values="shifted_mean",
+            ),
+        ),
+    )
+)
