@@ -7,6 +7,7 @@ from fa2verify.kernels.problem import Problem, ProblemError
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.record import OutputError, Record
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
 
@@ -40,7 +41,7 @@ def check(kernel: str, problem: str, device: str, reference: Precision) -> None:
     if reasons := chosen.unavailable(place):
         raise click.UsageError(f"{chosen.name} cannot run here: {' '.join(reasons)}")
     try:
-        record = attempt(chosen, asked, Bench(place, reference))
+        record = attempt(chosen, asked, Bench(place, reference, relations=RELATIONS))
     except ContextLost as lost:
         raise click.ClickException(f"{chosen.name}: crashed, the CUDA context is lost. {lost}") from lost
     for line in describe(record):

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +23,7 @@ from fa2verify.verify.findings import Findings
 from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.journal import Journal
 from fa2verify.verify.quarantine import Quarantine, record_key
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
 EXAMPLE_DATABASE = Path(".hypothesis/examples")
@@ -70,14 +72,18 @@ class Campaign:
     seed: int
     _recorded: set[str] = field(default_factory=set)
 
-    def verify(self, kernel: Kernel, problems: SearchStrategy[Problem], examples: int, test: str) -> Record | None:
+    def verify(
+        self, kernel: Kernel, problems: SearchStrategy[Problem], examples: int, test: str, *, related: bool = False
+    ) -> Record | None:
         """Judge `kernel` on `examples` problems. Gives the smallest failing one's record, or None if all passed.
+
+        related  whether further calls are asked for `RELATIONS`
 
         Verdicts are written as they are reached. After a failure Hypothesis shrinks; only the end of that is recorded.
         Raises AlreadyFound if another part of the same test has found and shrunk the same failure.
         """
         alone = kernel.name in self.quarantine
-        try_one = self._try_in_child if alone else self._try_here
+        try_one = partial(self._try_in_child if alone else self._try_here, related)
         if alone:
             self._recorded.update(self.quarantine.already_recorded(kernel.name, test))
         found: list[Record] = []
@@ -127,16 +133,22 @@ class Campaign:
             self._recorded.add(key)
             self.writer.write(record)
 
-    def _try_here(self, kernel: Kernel, problem: Problem, test: str) -> Record:
-        bench = Bench(torch.device(self.device), self.precision, lambda note: self.journal.call(note, self.timeout))
+    def _try_here(self, related: bool, kernel: Kernel, problem: Problem, test: str) -> Record:
+        bench = Bench(
+            torch.device(self.device),
+            self.precision,
+            lambda note: self.journal.call(note, self.timeout),
+            RELATIONS if related else (),
+        )
         try:
             return attempt(kernel, problem, bench, test)
         except ContextLost as lost:
             self.journal.amend(str(lost))
             os._exit(_EXIT_CONTEXT_LOST)
 
-    def _try_in_child(self, kernel: Kernel, problem: Problem, test: str) -> Record:
-        return Isolation(self.specs, self.device, self.precision, self.timeout).attempt(kernel, problem, test)
+    def _try_in_child(self, related: bool, kernel: Kernel, problem: Problem, test: str) -> Record:
+        isolation = Isolation(self.specs, self.device, self.precision, self.timeout, related)
+        return isolation.attempt(kernel, problem, test)
 
 
 def _database(test: str) -> DirectoryBasedExampleDatabase:

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +20,11 @@ from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.reports.record import Record
 from fa2verify.verify.decoys import judge_decoys
 from fa2verify.verify.judge import judge
+from fa2verify.verify.relation import Call, Relation
 from fa2verify.verify.truth import Truth
 
 Guard = Callable[[Record], AbstractContextManager[None]]
+T = TypeVar("T")
 
 
 class ContextLost(Exception):
@@ -34,11 +38,13 @@ class Bench:
     device     of the tensors
     precision  of the reference
     guard      entered around the kernel's call with the verdict that holds if the process does not survive it
+    relations  what is asked of further calls, once the first has passed
     """
 
     device: torch.device
     precision: Precision = "fp64"
     guard: Guard = lambda _: nullcontext()
+    relations: tuple[Relation, ...] = ()
 
 
 def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> Record:
@@ -62,26 +68,16 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     tensors = make_tensors(problem, bench.device)
     before = _snapshot(tensors)
     started = time.perf_counter()
-    with bench.guard(blank):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a kernel's warning is no verdict
-                outputs = kernel(problem, tensors)
-                _synchronize(bench.device)
-        except torch.OutOfMemoryError as error:
-            return replace(blank, verdict="failed", rule="out of memory", message=_first_line(error))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict
-            _check_context(bench.device, error)
-            return replace(blank, rule=f"raised {type(error).__name__}", message=_where(error))
+    outputs = _guarded(lambda: kernel(problem, tensors), bench, blank)
+    if isinstance(outputs, Record):
+        return outputs
     seconds = time.perf_counter() - started
     if changed := [name for name, (old, new) in _pairs(before, _snapshot(tensors)) if not torch.equal(old, new)]:
         message = f"the call changed its inputs: {', '.join(changed)}"
         return replace(blank, verdict="failed", rule="R0 inputs unchanged", message=message, seconds=seconds)
     truth = Truth.of(problem, tensors, bench.precision)
     judgement = judge(problem, kernel, outputs, truth)
-    return replace(
+    judged = replace(
         blank,
         verdict="passed" if judgement.passed else "failed",
         rule=judgement.rule,
@@ -90,6 +86,34 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
         decoys=judge_decoys(problem, kernel, truth) if judgement.passed else {},
         seconds=seconds,
     )
+    if not judgement.passed or not bench.relations:
+        return judged
+    call = Call.of(kernel, problem, tensors, outputs, truth)
+    for relation in bench.relations:
+        fault = _guarded(partial(relation, call), bench, blank)
+        if isinstance(fault, Record):
+            return fault
+        if fault is not None:
+            return replace(judged, verdict="failed", rule=fault[0], message=fault[1])
+    return judged
+
+
+def _guarded(run: Callable[[], T], bench: Bench, blank: Record) -> T | Record:
+    """What `run`, which calls the kernel, gives, or the verdict if it does not come to that. Raises ContextLost."""
+    with bench.guard(blank):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a kernel's warning is no verdict
+                found = run()
+                _synchronize(bench.device)
+                return found
+        except torch.OutOfMemoryError as error:
+            return replace(blank, verdict="failed", rule="out of memory", message=_first_line(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict
+            _check_context(bench.device, error)
+            return replace(blank, rule=f"raised {type(error).__name__}", message=_where(error))
 
 
 def _snapshot(tensors: Tensors) -> dict[str, Tensor]:

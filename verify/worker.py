@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fa2verify.kernels.registry import select
+from fa2verify.kernels.registry import Registered, select
 from fa2verify.reports.record import Run, from_json
 from fa2verify.reports.store import Writer
 from fa2verify.verify import devices, options, plan
@@ -52,15 +52,16 @@ class Worker:
             part
             for registered in self._kernels
             if not plan.left_out(registered, torch.device(self._run.device), named=self._named)
-            for part in plan.parts(
-                registered,
-                metafunc.module.DIRECTION,
-                varlen=metafunc.function.__name__ == "test_varlen",
-                examples=settings().max_examples,
-                size=SIZES[self._run.device],
-            )
+            for part in self._parts(registered, metafunc)
         ]
         metafunc.parametrize("part", found, ids=[part.label for part in found])
+
+    def _parts(self, registered: Registered, metafunc: pytest.Metafunc) -> list[plan.Part]:
+        examples, size = settings().max_examples, SIZES[self._run.device]
+        if metafunc.function.__name__ == "test_relations":
+            return plan.related_parts(registered, examples=examples, size=size)
+        varlen = metafunc.function.__name__ == "test_varlen"
+        return plan.parts(registered, metafunc.module.DIRECTION, varlen=varlen, examples=examples, size=size)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -105,7 +106,9 @@ class Worker:
             kernel = part.registered.kernel
             spec = spec_of(kernel.name, self._kernels)
             try:
-                failing = self.campaign.verify(kernel, part.problems, part.examples, request.node.nodeid)
+                failing = self.campaign.verify(
+                    kernel, part.problems, part.examples, request.node.nodeid, related=part.related
+                )
                 text = failing and failure_text(failing, spec)
             except AlreadyFound as known:
                 text = f"{known}, as in {known.record.test}"

@@ -36,11 +36,14 @@ class SdpaMathKernel(SdpaKernel):
         return ()
 
     def limits(self, problem: Problem) -> tuple[str, ...]:
-        """Sequences without a key in fp16, and deterministic gradients on CUDA unless cuBLAS is told."""
+        """Several sequences or heads without a key, large ones in fp16, and gradients that cuBLAS would not order."""
         elements = sum(problem.seqlens_q) * problem.heads_q * problem.head_dim
         if problem.dtype == "float16" and 0 in problem.seqlens_k and elements > _SUMMABLE:
             # docs/findings/sdpa-without-a-key.md; a known failure that a ledger would run.
             return ("Without a key, fp16 out is NaN where q adds up to more than fp16 holds (torch 2.13).",)
+        if 0 in problem.seqlens_k and problem.batch * problem.heads_kv > 1:
+            # The same finding's other face, and the same ledger's.
+            return ("Without a key, NaN in q of one sequence or head makes out of all of them NaN (torch 2.13).",)
         # torch itself raises without it, on CUDA alone; the problem does not say where it will run.
         if (
             problem.deterministic

@@ -71,6 +71,16 @@ def test_math_without_a_key_in_fp16_is_a_known_fault() -> None:
     assert bool(torch.nn.functional.scaled_dot_product_attention(q, k, k).isnan().all())
 
 
+def test_math_without_a_key_lets_nan_through_to_other_sequences() -> None:
+    """The same page; the same day."""
+    without = Problem(lengths=Dense(batch=2, seqlen_k=0), head_dim=8)
+    assert SdpaMathKernel().unsupported(without) != ()
+    assert SdpaMathKernel().unsupported(replace(without, lengths=Dense(seqlen_k=0))) == ()
+    q, k = torch.ones(2, 1, 1, 8), torch.zeros(2, 1, 0, 8)
+    q[1] = float("nan")
+    assert bool(torch.nn.functional.scaled_dot_product_attention(q, k, k)[0].isnan().all())
+
+
 @pytest.mark.parametrize("kernel", SDPA, ids=lambda kernel: kernel.name)
 def test_sdpa_gives_the_same_bits_again_and_puts_torch_back(kernel: Kernel) -> None:
     problem = Problem(lengths=BLOCKS, heads_q=4, heads_kv=2, direction="forward_backward", deterministic=True)
