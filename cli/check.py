@@ -16,6 +16,7 @@ from fa2verify.verify.answer import no_answer
 from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.known_failures import LEDGER
 from fa2verify.verify.ledger import KnownFailure, Place
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.sanitizer import TOOLS, Sanitizer, SanitizerMissing, Tool, find
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
@@ -64,9 +65,10 @@ def check(kernel: str, problem: str, device: str, reference: Precision, sanitize
     entries = [entry for entry in LEDGER.at(Place.here(place.type)).of(chosen.name) if entry.covers(asked)]
     try:
         if any(entry.takes_process for entry in entries):
-            record = Isolation((kernel,), place.type, reference, _TIMEOUT).attempt(chosen, asked)
+            record = Isolation((kernel,), place.type, reference, _TIMEOUT, related=True).attempt(chosen, asked)
         else:
-            record = no_answer(chosen, asked, reference) or attempt(chosen, asked, Bench(place, reference))
+            bench = Bench(place, reference, relations=RELATIONS)
+            record = no_answer(chosen, asked, reference) or attempt(chosen, asked, bench)
     except ContextLost as lost:
         raise click.ClickException(f"{chosen.name}: crashed, the CUDA context is lost. {lost}") from lost
     _finish(record, entries)

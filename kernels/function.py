@@ -56,6 +56,7 @@ class FunctionKernel(AutogradKernel):
     causal          "bottom_right" (default, flash-attn 2.1 and later) or "top_left": its diagonal
     devices         device types it runs on, for example ("cuda",); default any
     differentiable  whether it has a backward; default True
+    batch_invariant see `Kernel`; default False
 
     Raises TypeError, naming what would be right, for what is no such function.
     """
@@ -72,6 +73,7 @@ class FunctionKernel(AutogradKernel):
         self.alignment: Causal = _choice(function, "causal", get_args(Causal), "bottom_right")
         self.devices: tuple[str, ...] | None = _devices(function)
         self.differentiable: bool = _attribute(function, "differentiable", bool, True)
+        self.batch_invariant = _attribute(function, "batch_invariant", bool, False)
 
     def unavailable(self, device: torch.device) -> tuple[str, ...]:
         """Why its attribute `devices` rules `device` out."""

@@ -39,6 +39,8 @@ class Kernel(ABC):
     score_dtype      "fp32": scores stay in fp32 or better until probabilities are rounded, as in every flash kernel;
                      "dtype": scores are rounded to the problem's dtype, as plain PyTorch operations do. It selects the
                      error bound, see docs/numerics.md
+    batch_invariant  the bits of a sequence's out and lse do not depend on what else is in the batch, and those of its
+                     gradients do not where the problem is deterministic
     budget           share of a profile's problems to draw: less than 1 for a kernel that compiles for each shape
     only_when_named  why a run leaves this kernel out unless `--kernel` names it, in a sentence; empty: it does not
     """
@@ -48,6 +50,7 @@ class Kernel(ABC):
     gives_lse: bool = False
     empty_lse: float = float("-inf")
     score_dtype: ScoreDtype = "fp32"
+    batch_invariant: bool = False
     budget: float = 1.0
     only_when_named: str = ""
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.reports.record import Record, VerdictName
+from fa2verify.verify.relation import Relation
 
+T = TypeVar("T")
 Guard = Callable[[Record], AbstractContextManager[None]]
 
 
@@ -33,11 +36,13 @@ class Bench:
     device     of the tensors
     precision  of the reference
     guard      entered around the kernel's call with the verdict that holds if the process does not survive it
+    relations  what is asked of further calls, once the first has passed
     """
 
     device: torch.device
     precision: Precision = "fp64"
     guard: Guard = lambda _: nullcontext()
+    relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +80,32 @@ def call(kernel: Kernel, problem: Problem, bench: Bench, note: Record) -> Called
     tensors = make_tensors(problem, bench.device)
     before = _snapshot(tensors)
     started = time.perf_counter()
+    outputs = guarded(lambda: kernel(problem, tensors), bench, note)
+    if isinstance(outputs, Fault):
+        return Called(tensors, None, 0.0, outputs)
+    seconds = time.perf_counter() - started
+    return Called(tensors, outputs, seconds, _changed_inputs(before, _snapshot(tensors)))
+
+
+def guarded(run: Callable[[], T], bench: Bench, note: Record) -> T | Fault:
+    """What `run`, which calls a kernel, gives, or the fault if it does not come to that. Raises ContextLost.
+
+    note  the verdict that holds if the process does not survive it
+    """
     with bench.guard(note):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a kernel's warning is no verdict
-                outputs = kernel(problem, tensors)
+                found = run()
                 _synchronize(bench.device)
+                return found
         except torch.OutOfMemoryError as error:
-            return Called(tensors, None, 0.0, Fault("failed", "out of memory", _first_line(error)))
+            return Fault("failed", "out of memory", _first_line(error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict
             _check_context(bench.device, error)
-            return Called(tensors, None, 0.0, Fault("crashed", f"raised {type(error).__name__}", _where(error)))
-    seconds = time.perf_counter() - started
-    return Called(tensors, outputs, seconds, _changed_inputs(before, _snapshot(tensors)))
+            return Fault("crashed", f"raised {type(error).__name__}", _where(error))
 
 
 def _snapshot(tensors: Tensors) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.journal import Journal
 from fa2verify.verify.ledger import KnownFailure, Ledger, confirmed, in_light_of
 from fa2verify.verify.quarantine import Quarantine, record_key
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.sanitizer import Sanitizer
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
@@ -80,8 +81,12 @@ class Campaign:
     sanitizer: Sanitizer | None = None
     _recorded: set[str] = field(default_factory=set)
 
-    def verify(self, kernel: Kernel, problems: SearchStrategy[Problem], examples: int, test: str) -> Record | None:
+    def verify(
+        self, kernel: Kernel, problems: SearchStrategy[Problem], examples: int, test: str, *, related: bool = False
+    ) -> Record | None:
         """Judge `kernel` on `examples` problems. Gives the smallest failing one's record, or None if all passed.
+
+        related  whether further calls are asked for `RELATIONS`
 
         Verdicts are written as they are reached. After a failure Hypothesis shrinks; only the end of that is recorded.
         Raises AlreadyFound if another part of the same test has found and shrunk the same failure.
@@ -104,7 +109,7 @@ class Campaign:
             if shrinking and problem not in hung and len(hung) >= most:
                 return
             limit = max(_SHORTEST_LIMIT, self.timeout / _HANGS) if shrinking else self.timeout
-            record = hung[problem] if problem in hung else self._try(kernel, problem, test, limit)
+            record = hung[problem] if problem in hung else self._try(kernel, problem, test, limit, related=related)
             record = in_light_of(entries, problem, record)
             if record.verdict == "timed_out":
                 hung[problem] = record
@@ -117,14 +122,14 @@ class Campaign:
                 raise VerificationFailure(record)
 
         smallest = self._run(judge_one, found)
-        return None if smallest is None else self._shrunk(self._hangs_indeed(kernel, found[0], smallest))
+        return None if smallest is None else self._shrunk(self._hangs_indeed(kernel, found[0], smallest, related))
 
     def confirm(self, entry: KnownFailure, kernel: Kernel, test: str) -> Record | None:
         """Try the smallest problem of a known failure. Gives the record if it does not fail as the entry says."""
         if self.sanitizer is not None:
             return None  # what the entry tells of are outputs, and they are not judged
         self._earlier(kernel, test)
-        record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout))
+        record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout, related=True))
         self._write_once(record)
         return record if record.verdict in BAD else None
 
@@ -139,11 +144,11 @@ class Campaign:
             return _noted(found[-1], "not the same verdict when tried again")
         return None
 
-    def _hangs_indeed(self, kernel: Kernel, first: Record, smallest: Record) -> Record:
+    def _hangs_indeed(self, kernel: Kernel, first: Record, smallest: Record, related: bool) -> Record:
         """`smallest`, or the first failure if that hung, and the smallest only took longer than shrinking waits."""
         if smallest.verdict != "timed_out" or smallest.problem == first.problem:
             return smallest
-        again = self._try(kernel, Problem.from_dict(smallest.problem), first.test, self.timeout)
+        again = self._try(kernel, Problem.from_dict(smallest.problem), first.test, self.timeout, related=related)
         return again if again.verdict == "timed_out" else _noted(first, "what is smaller took long, but ended")
 
     def _shrunk(self, record: Record) -> Record:
@@ -166,15 +171,20 @@ class Campaign:
             self._recorded.add(key)
             self.writer.write(record)
 
-    def _try(self, kernel: Kernel, problem: Problem, test: str, limit: float) -> Record:
+    def _try(self, kernel: Kernel, problem: Problem, test: str, limit: float, *, related: bool) -> Record:
         if (silent := no_answer(kernel, problem, self.precision, test)) is not None:
             return silent
         if self.sanitizer is not None:
             return replace(self.sanitizer, timeout=limit).attempt(kernel, problem, test)
         deadly = any(entry.takes_process and entry.covers(problem) for entry in self.ledger.of(kernel.name))
         if deadly or kernel.name in self.quarantine:
-            return Isolation(self.specs, self.device, self.precision, limit).attempt(kernel, problem, test)
-        bench = Bench(torch.device(self.device), self.precision, lambda note: self.journal.call(note, limit))
+            return Isolation(self.specs, self.device, self.precision, limit, related).attempt(kernel, problem, test)
+        bench = Bench(
+            torch.device(self.device),
+            self.precision,
+            lambda note: self.journal.call(note, limit),
+            RELATIONS if related else (),
+        )
         try:
             return attempt(kernel, problem, bench, test)
         except ContextLost as lost:

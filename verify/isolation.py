@@ -18,6 +18,7 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.registry import select
 from fa2verify.reports.record import Record, from_json, to_json
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.trial import Bench, ContextLost, attempt
 
 _READY = b"ready"
@@ -31,12 +32,14 @@ class Isolation:
     device     of the tensors
     precision  of the reference
     timeout    seconds after which a child has hung
+    related    whether further calls are asked for `RELATIONS`
     """
 
     specs: tuple[str, ...]
     device: str
     precision: Precision
     timeout: float
+    related: bool = False
 
     def attempt(self, kernel: Kernel, problem: Problem, test: str = "") -> Record:
         """As `fa2verify.verify.trial.attempt`, but nothing that the kernel does reaches this process."""
@@ -45,7 +48,7 @@ class Isolation:
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(
             target=_child,
-            args=(sender, self.specs, kernel.name, problem.to_json(), self.device, self.precision, test),
+            args=(sender, kernel.name, problem.to_json(), self, test),
             daemon=True,
         )
         child.start()
@@ -78,12 +81,11 @@ class Isolation:
         return record
 
 
-def _child(
-    sender: Connection, specs: tuple[str, ...], name: str, problem: str, device: str, precision: Precision, test: str
-) -> None:
+def _child(sender: Connection, name: str, problem: str, asked: Isolation, test: str) -> None:
     torch.set_num_threads(1)
-    kernel = next(registered.kernel for registered in select(specs) if registered.kernel.name == name)
-    bench = Bench(torch.device(device), precision)
+    kernel = next(registered.kernel for registered in select(asked.specs) if registered.kernel.name == name)
+    relations = RELATIONS if asked.related else ()
+    bench = Bench(torch.device(asked.device), asked.precision, relations=relations)
     drawn = Problem.from_json(problem)
     sender.send_bytes(_READY)
     try:
@@ -96,7 +98,7 @@ def _child(
             verdict="crashed",
             rule="CUDA context lost",
             message=str(lost),
-            reference=precision,
+            reference=asked.precision,
             test=test,
         )
     sender.send_bytes(to_json(record).encode())

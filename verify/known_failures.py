@@ -48,6 +48,11 @@ def sum_beyond_fp16(problem: Problem) -> bool:
     return problem.dtype == "float16" and not problem.is_varlen and not sum(problem.seqlens_k) and shifted
 
 
+def without_a_key(problem: Problem) -> bool:
+    """No key for several sequences or heads, one of which may hold what makes all of them NaN."""
+    return not problem.is_varlen and not sum(problem.seqlens_k) and problem.batch * problem.heads_kv > 1
+
+
 def empty_sequence(problem: Problem) -> bool:
     """A sequence without a query or without a key."""
     return 0 in problem.seqlens_q or 0 in problem.seqlens_k
@@ -121,6 +126,18 @@ LEDGER = Ledger(
                 head_dim=120,
                 values="shifted_mean",
             ),
+        ),
+        KnownFailure(
+            name="sdpa-without-a-key-foreign",
+            says="Without a key NaN in the q of one sequence or head makes out of all of them NaN.",
+            link="docs/findings/sdpa-without-a-key.md",
+            kernels=("torch-math",),
+            covers=without_a_key,
+            verdict="failed",
+            rules=("R4 foreign values",),
+            packages={"torch": "==2.13.*"},
+            device="cpu",
+            smallest=Problem(lengths=Dense(batch=2, seqlen_k=0), head_dim=8),
         ),
     )
 )

@@ -1,11 +1,12 @@
 """What a run consists of: for each kernel the tests it takes part in, and how many problems each draws.
 
 A test is one direction and one packing, cut into parts of a few seconds, so that workers share the load evenly and
-progress shows. A kernel's problems are as many whether or not it takes varlen ones.
+progress shows. A kernel's problems are as many whether or not it takes varlen ones. Relations between calls have a test
+and problems of their own: a problem takes several calls there.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.strategies.problems import NothingSupported, problems
+from fa2verify.strategies.related import related_problems
 from fa2verify.strategies.size import Size
 from fa2verify.verify.ledger import KnownFailure, Ledger
 
@@ -27,6 +29,9 @@ _WEIGHT: dict[tuple[Direction, bool], int] = {
     ("forward_backward", True): 4,
 }
 _PART = 25
+# One problem for so many of forward alone, with so many times fewer scores: it takes up to eight calls on a CPU.
+_RELATED = 5
+_RELATED_SCORES = 8
 # What a kernel with a small budget still gets: with fewer, some decoy would go untold (R3).
 _FEWEST = 8
 
@@ -35,13 +40,15 @@ _FEWEST = 8
 class Part:
     """One test: draw `examples` of `problems` for a kernel.
 
-    index  which part of its direction and packing, from 0
+    index    which part of its direction and packing, from 0
+    related  whether further calls are asked for the relations
     """
 
     registered: Registered
     problems: SearchStrategy[Problem]
     examples: int
     index: int
+    related: bool = False
 
     @property
     def label(self) -> str:
@@ -100,6 +107,22 @@ def parts(registered: Registered, direction: Direction, *, varlen: bool, example
     return [
         Part(registered, taken[direction, varlen], math.ceil((total - index) / count), index) for index in range(count)
     ]
+
+
+def related_parts(registered: Registered, *, examples: int, size: Size) -> list[Part]:
+    """The test of one kernel's relations between calls; none if it takes no problem.
+
+    examples  a profile's number of problems for forward alone
+    """
+    kernel = registered.kernel
+    smaller = replace(size, max_scores=max(size.max_heads, size.max_scores // _RELATED_SCORES))
+    try:
+        drawn = related_problems(partial(_refused, kernel), size=smaller)
+    except NothingSupported:
+        return []
+    total = max(1, round(examples / _RELATED * kernel.budget))
+    count = math.ceil(total / _PART)
+    return [Part(registered, drawn, math.ceil((total - index) / count), index, related=True) for index in range(count)]
 
 
 def _strategy(

@@ -1,4 +1,4 @@
-"""Which calls follow the first on a problem, and when two calls must give the same bits.
+"""Which calls follow the first on a problem.
 
 A second call can go wrong where the first went right: a fix-up of strides that a cache skips (flash-attention 2886), a
 counter that nobody sets back, strides or addresses kept from the call before. So small problems are called again with
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Layout, Problem
-from fa2verify.verify.calls import Fault
 
 # scores * head_dim up to which a problem is called again on a CPU: where it is plain, and where it has more to show.
 MAX_PLAIN_WORK = 2**16
@@ -35,12 +34,10 @@ class Repeat:
 
     name     "second call", "third call"
     problem  the first call's, but for the layout
-    exact    whether outputs must be the first call's, bit for bit
     """
 
     name: str
     problem: Problem
-    exact: bool
 
     @property
     def words(self) -> str:
@@ -50,18 +47,17 @@ class Repeat:
 
 def repeats(kernel: Kernel, problem: Problem, device: torch.device) -> Iterator[Repeat]:
     """The calls that follow the first, in order."""
-    plain = problem.layout == "plain" and not problem.deterministic
-    if device.type == "cpu" and problem.scores * problem.head_dim > (MAX_PLAIN_WORK if plain else MAX_WORK):
+    most = MAX_PLAIN_WORK if problem.layout == "plain" else MAX_WORK
+    if device.type == "cpu" and problem.scores * problem.head_dim > most:
         return
     names = iter(("second call", "third call"))
     if problem.layout != "plain":
         others = (replace(problem, layout=layout) for layout in _OTHERS if layout != problem.layout)
         for other in others:
             if not kernel.unsupported(other):
-                # Other strides may be another path through the kernel: deterministic as well, and yet not the same.
-                yield Repeat(next(names), other, exact=False)
+                yield Repeat(next(names), other)
                 break
-    yield Repeat(next(names), problem, exact=problem.deterministic)
+    yield Repeat(next(names), problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +72,13 @@ class Bits:
         given = {name: getattr(outputs, name) for name in _OUTPUTS}
         return cls({name: tensor.detach().clone() for name, tensor in given.items() if isinstance(tensor, Tensor)})
 
-    def differs(self, outputs: Outputs) -> Fault | None:
-        """The fault "R0 repeatable" if an output is not, bit for bit, what was kept; None if all are."""
-        for name, old in self.kept.items():
-            new = getattr(outputs, name)
-            if not isinstance(new, Tensor) or _form(new) != _form(old):
-                return Fault("failed", "R0 repeatable", f"{name} has not the form that it had in the first call")
-            changed = (_bytes(old) != _bytes(new.detach())).any(-1)
-            if bool(changed.any()):
-                index = tuple(int(i) for i in changed.nonzero()[0])
-                return Fault(
-                    "failed",
-                    "R0 repeatable",
-                    f"{name}{list(index)} is {float(new[index])!r} and was {float(old[index])!r} in the first call "
-                    f"({int(changed.sum())} of {old.numel()} elements differ): deterministic promises the same bits",
-                )
-        return None
+    def same(self, outputs: object) -> bool:
+        """Whether these are the outputs that were kept, bit for bit."""
+        return all(_same(old, getattr(outputs, name, None)) for name, old in self.kept.items())
+
+
+def _same(old: Tensor, new: object) -> bool:
+    return isinstance(new, Tensor) and _form(new) == _form(old) and torch.equal(_bytes(old), _bytes(new.detach()))
 
 
 def _form(tensor: Tensor) -> tuple[object, ...]:

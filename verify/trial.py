@@ -1,14 +1,16 @@
 """One kernel on one problem: run it, judge it, and say what happened."""
 
 from dataclasses import replace
+from functools import partial
 
 from fa2verify.kernels.features import features
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.reports.record import Record
-from fa2verify.verify.calls import Bench, ContextLost, Fault, call
+from fa2verify.verify.calls import Bench, ContextLost, Fault, call, guarded
 from fa2verify.verify.decoys import judge_decoys
 from fa2verify.verify.judge import judge
+from fa2verify.verify.relation import Call
 from fa2verify.verify.repeats import Bits, Repeat, repeats
 from fa2verify.verify.truth import Truth
 
@@ -54,6 +56,14 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
         if fault := _call_again(kernel, repeat, bench, blank, bits, truth):
             named = replace(fault, rule=f"{fault.rule}, {repeat.name}", message=f"{repeat.words}: {fault.message}")
             return _with(record, named)
+    if bench.relations:
+        related = Call.of(kernel, problem, first.tensors, first.outputs, truth)
+        for relation in bench.relations:
+            broken = guarded(partial(relation, related), bench, blank)
+            if isinstance(broken, Fault):
+                return _with(record, broken)
+            if broken is not None:
+                return _with(record, Fault("failed", *broken))
     return replace(record, decoys=judge_decoys(problem, kernel, truth))
 
 
@@ -67,11 +77,10 @@ def _call_again(kernel: Kernel, repeat: Repeat, bench: Bench, blank: Record, bit
     again = call(kernel, repeat.problem, bench, note)
     if again.fault:
         return again.fault
-    differs = bits.differs(again.outputs) if isinstance(again.outputs, Outputs) else None
-    if isinstance(again.outputs, Outputs) and differs is None:
-        return None  # the bits that have just been judged
+    if bits.same(again.outputs):
+        return None  # they have just been judged
     judgement = judge(truth.problem, kernel, again.outputs, truth)
-    if not judgement.passed:
-        assert judgement.rule is not None
-        return Fault("failed", judgement.rule, judgement.message)
-    return differs if repeat.exact else None
+    if judgement.passed:
+        return None
+    assert judgement.rule is not None
+    return Fault("failed", judgement.rule, judgement.message)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fa2verify.kernels.registry import select
+from fa2verify.kernels.registry import Registered, select
 from fa2verify.reports.record import Run, from_json
 from fa2verify.reports.store import Writer
 from fa2verify.verify import devices, options, plan
@@ -55,21 +55,18 @@ class Worker:
             if not plan.left_out(registered, torch.device(self._run.device), named=self._named)
         ]
         if "part" in metafunc.fixturenames:
-            parts = [
-                part
-                for registered in taking_part
-                for part in plan.parts(
-                    registered,
-                    metafunc.module.DIRECTION,
-                    varlen=metafunc.function.__name__ == "test_varlen",
-                    examples=settings().max_examples,
-                    size=SIZES[self._run.device],
-                )
-            ]
+            parts = [part for registered in taking_part for part in self._parts(registered, metafunc)]
             metafunc.parametrize("part", parts, ids=[part.label for part in parts])
         if "known" in metafunc.fixturenames:
             known = [case for registered in taking_part for case in plan.known_cases(registered, self._ledger)]
             metafunc.parametrize("known", known, ids=[case.label for case in known])
+
+    def _parts(self, registered: Registered, metafunc: pytest.Metafunc) -> list[plan.Part]:
+        examples, size = settings().max_examples, SIZES[self._run.device]
+        if metafunc.function.__name__ == "test_relations":
+            return plan.related_parts(registered, examples=examples, size=size)
+        varlen = metafunc.function.__name__ == "test_varlen"
+        return plan.parts(registered, metafunc.module.DIRECTION, varlen=varlen, examples=examples, size=size)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -123,7 +120,9 @@ class Worker:
             kernel = part.registered.kernel
             spec = spec_of(kernel.name, self._kernels)
             try:
-                failing = self.campaign.verify(kernel, part.problems, part.examples, request.node.nodeid)
+                failing = self.campaign.verify(
+                    kernel, part.problems, part.examples, request.node.nodeid, related=part.related
+                )
                 text = failing and failure_text(failing, spec)
             except AlreadyFound as known:
                 text = f"{known}, as in {known.record.test}"

@@ -16,6 +16,7 @@ class CudaKernel(AutogradKernel):
     lineage = "fa2verify-cuda"
     gives_lse = True
     score_dtype = "fp32"
+    batch_invariant = True  # tiles depend on head_dim alone, and no row's sum is split
 
     def unavailable(self, device: torch.device) -> tuple[str, ...]:
         """Why it cannot run on `device`: it needs an NVIDIA GPU, NVRTC and cuda-core."""

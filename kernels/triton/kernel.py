@@ -17,6 +17,7 @@ class TritonKernel(AutogradKernel):
     lineage = "fa2verify-triton"
     gives_lse = True
     score_dtype = "fp32"
+    batch_invariant = True  # tiles depend on head_dim and device alone, and no row's sum is split
 
     def unavailable(self, device: torch.device) -> tuple[str, ...]:
         """Why it cannot run on `device` here: on the CPU it needs Triton's interpreter, on a GPU its compiler."""

@@ -187,10 +187,13 @@ def test_attributes_say_what_a_signature_cannot() -> None:
         "lineage": "mine",
         "devices": ["cuda"],
         "differentiable": False,
+        "batch_invariant": True,
     }.items():
         setattr(function, name, value)
+    assert not FunctionKernel(plain, "plain").batch_invariant
     kernel = FunctionKernel(function, "attributes")
     assert (kernel.score_dtype, kernel.empty_lse, kernel.lineage) == ("fp32", float("inf"), "mine")
+    assert kernel.batch_invariant
     assert kernel.unavailable(CPU) == ("The function's attribute devices is ('cuda',), without 'cpu'.",)
     assert kernel.unavailable(torch.device("cuda")) == ()
     assert kernel.unsupported(Problem()) == ()
@@ -207,6 +210,7 @@ def test_attributes_say_what_a_signature_cannot() -> None:
         ("lineage", 3, "must be str"),
         ("devices", "cuda", 'a tuple such as ("cuda",)'),
         ("differentiable", "no", "must be bool"),
+        ("batch_invariant", 1, "must be bool"),
     ],
 )
 def test_a_wrong_attribute_is_named(name: str, value: object, words: str) -> None:

@@ -153,6 +153,38 @@ def test_a_kernel_in_quarantine_is_tried_in_a_process_of_its_own(campaign: Campa
     assert found.message == "the process died of signal 11 (SIGSEGV) during the call"
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_relations_are_asked_for_here_and_in_a_process_of_its_own(
+    campaign: Campaign, tmp_path: Path, alone: bool
+) -> None:
+    """A kernel that is right at every call, and gives each the same memory."""
+    module = tmp_path / "foreign.py"
+    module.write_text(
+        "import torch\n"
+        "kept = torch.empty(0)\n"
+        "def kernel(q, k, v):\n"
+        "    global kept\n"
+        "    scores = torch.einsum('bihd,bjhd->bhij', q, k).float() * q.shape[-1] ** -0.5\n"
+        "    out = torch.einsum('bhij,bjhd->bihd', scores.softmax(-1).to(q.dtype), v)\n"
+        "    if kept.shape != q.shape:\n"
+        "        kept = torch.empty_like(q)\n"
+        "    return kept.copy_(out.detach())\n"
+        "kernel.differentiable = False\n"
+    )
+    from fa2verify.kernels.registry import select
+
+    spec = f"{module}:kernel"
+    kernel = select([spec])[0].kernel
+    here = replace(campaign, specs=(spec,))
+    if alone:
+        here.quarantine.add(kernel.name)
+    two_heads = PROBLEMS.map(lambda problem: replace(problem, heads_q=2, heads_kv=2))
+    assert here.verify(kernel, two_heads, 2, "t") is None
+    found = here.verify(kernel, two_heads, 2, "u", related=True)
+    assert found is not None
+    assert (found.verdict, found.rule) == ("failed", "R4 kept results out")
+
+
 def test_what_a_person_is_told(campaign: Campaign, long_keys_fail: Kernel) -> None:
     found = campaign.verify(long_keys_fail, PROBLEMS, 25, "t")
     assert found is not None

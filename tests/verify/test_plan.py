@@ -5,12 +5,13 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
 
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.strategies.size import Size
-from fa2verify.verify.plan import Part, left_out, parts
+from fa2verify.verify.plan import Part, left_out, parts, related_parts
 
 SIZE = Size(max_seqlen=32, max_scores=1000, max_batch=2, max_heads=2, max_head_dim=32)
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward_backward")
@@ -85,6 +86,40 @@ def test_a_kernel_that_compiles_for_each_shape_draws_less(made: Make) -> None:
 def test_no_test_draws_so_few_that_nothing_could_be_told(made: Make, examples: int, budget: float) -> None:
     of = planned(kernel_taking(made, lambda _: True, budget=budget), examples)
     assert [total(case) for case in of.values()] == [8, 8, 8, 8]
+
+
+def related(kernel: Kernel, examples: int) -> list[Part]:
+    return related_parts(Registered(kernel, "built in"), examples=examples, size=SIZE)
+
+
+@pytest.mark.parametrize(("examples", "most"), [(1, 1), (16, 3), (120, 24), (1000, 200)])
+def test_relations_get_a_fifth_of_forward(made: Make, examples: int, most: int) -> None:
+    of = related(kernel_taking(made, lambda _: True), examples)
+    assert total(of) == most
+    assert max(part.examples for part in of) <= 25
+    assert [part.label for part in of] == [f"made-{index}" for index in range(len(of))]
+    assert all(part.related for part in of)
+    assert not any(part.related for parts in planned(of[0].registered.kernel, examples).values() for part in parts)
+
+
+def test_relations_of_a_slow_kernel_and_of_one_that_takes_nothing(made: Make) -> None:
+    assert total(related(kernel_taking(made, lambda _: True, budget=0.25), 120)) == 6
+    assert total(related(kernel_taking(made, lambda _: True, budget=0.001), 120)) == 1
+    assert related(kernel_taking(made, lambda _: False), 120) == []
+
+
+def test_problems_of_relations_are_smaller_but_as_long(made: Make) -> None:
+    found: list[Problem] = []
+    (part,) = related(kernel_taking(made, lambda _: True), 120)
+
+    @settings(max_examples=200, database=None, derandomize=True, deadline=None)
+    @given(problem=part.problems)
+    def collect(problem: Problem) -> None:
+        found.append(problem)
+
+    collect()
+    assert max(problem.scores for problem in found) <= SIZE.max_scores // 8
+    assert max(max(problem.seqlens_q + problem.seqlens_k) for problem in found) > SIZE.max_seqlen // 2
 
 
 def test_a_kernel_that_is_not_here_is_left_out_and_says_why(made: Make) -> None:

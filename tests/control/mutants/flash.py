@@ -69,6 +69,7 @@ class Flash(Kernel):
     lineage = "control: mutants"
     gives_lse = True
     score_dtype: ScoreDtype = "fp32"
+    batch_invariant = True  # sequence by sequence
 
     def unavailable(self, device: torch.device) -> tuple[str, ...]:
         return ()

@@ -1,0 +1,98 @@
+"""Relations between calls: mutants that are right in every call, within every bound, and wrong beside another call.
+
+They are no part of `mutants.MUTANTS`: no rule on a single call sees any of them. tests/verify/test_relations.py shows
+that, and which relation does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fa2verify.kernels.kernel import Outputs
+from fa2verify.kernels.problem import Dense, Problem, Varlen
+from fa2verify.kernels.tensors import Tensors
+from mutants.flash import TILE, Mutation, Sequence
+from mutants.splits import SplitFlash
+
+
+class Arrival(Mutation):
+    """Gradients sum tiles in the order in which blocks arrive, asked for a deterministic backward or not.
+
+    Here blocks arrive in one order and in its reverse by turns, so that what is found can be found again.
+    """
+
+    name = "sums in order of arrival"
+    source = "FA 2244"
+    shows = Problem(
+        # Most of what the order changes is lost again as sums are rounded to the dtype: it takes many elements.
+        lengths=Dense(seqlen_q=4 * TILE, seqlen_k=TILE),
+        head_dim=64,
+        direction="forward_backward",
+        deterministic=True,
+    )
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def read(self, problem: Problem, tensors: Tensors) -> Tensors:
+        self._calls += 1
+        return tensors
+
+    def query_tiles(self, sequence: Sequence, j: int) -> Iterable[int]:
+        tiles = list(super().query_tiles(sequence, j))
+        return tiles if self._calls % 2 else tiles[::-1]
+
+
+class LoadsOnward(Mutation):
+    """The last tile of V is loaded to its end: rows of the next sequence, where zeros are meant. Their weight is 0."""
+
+    name = "V of the next sequence"
+    source = "FA 2374"
+    shows = Problem(lengths=Varlen(seqlens_q=(1, 1), seqlens_k=(1, 1)), head_dim=8)
+
+    def load(self, problem: Problem, tensors: Tensors, index: int) -> Sequence:
+        sequence = super().load(problem, tensors, index)
+        if not problem.is_varlen:
+            return sequence
+        start = self.span(problem, index, "k").start
+        found = tensors.v[start : start + sequence.v.shape[1]].transpose(0, 1).float()
+        v = torch.zeros_like(sequence.v)
+        v[:, : found.shape[1]] = found.repeat_interleave(problem.group, 0)
+        return replace(sequence, v=v)
+
+
+class SplitsToFill(SplitFlash, Mutation):
+    """Keys are split in two where the batch alone would not fill the device: a heuristic, and so another sum."""
+
+    name = "splits by batch size"
+    source = "pytorch 176905, pegainfer 613"
+    shows = Problem(lengths=Dense(batch=2, seqlen_q=2, seqlen_k=2 * TILE), head_dim=8)
+
+    def forward(self, sequences: list[Sequence]) -> Iterable[tuple[Tensor, Tensor]]:
+        return super().forward(sequences) if len(sequences) == 1 else super(SplitFlash, self).forward(sequences)
+
+
+class GivesOutTwice(Mutation):
+    """Outputs of one shape are one memory, kept from call to call."""
+
+    name = "one output for all calls"
+    source = "no issue of its own"
+    shows = Problem(lengths=Dense(batch=2), head_dim=8)
+
+    def __init__(self) -> None:
+        self._kept: dict[object, Tensor] = {}
+
+    def returned(self, problem: Problem, tensors: Tensors, outputs: Outputs) -> Outputs:
+        kept = self._kept.setdefault((outputs.out.shape, outputs.out.dtype), outputs.out)
+        return replace(outputs, out=kept.copy_(outputs.out))
+
+
+# To the relation that alone sees it.
+RELATED: dict[str, type[Mutation]] = {
+    "repetition": Arrival,
+    "foreign values": LoadsOnward,
+    "batch invariance": SplitsToFill,
+    "kept results": GivesOutTwice,
+}

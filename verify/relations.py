@@ -1,0 +1,10 @@
+"""The relations that a run checks; why these and no others is in docs/numerics.md, "Relations between calls"."""
+
+from fa2verify.verify.batch_invariance import batch_invariance
+from fa2verify.verify.foreign_values import foreign_values
+from fa2verify.verify.kept_results import kept_results
+from fa2verify.verify.relation import Relation
+from fa2verify.verify.repetition import repetition
+
+# The last looks back at what the others' calls did.
+RELATIONS: tuple[Relation, ...] = (repetition, foreign_values, batch_invariance, kept_results)
