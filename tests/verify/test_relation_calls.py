@@ -33,6 +33,12 @@ Make = Callable[..., Kernel]
 Right = Callable[[Problem, Tensors], Outputs]
 
 
+@pytest.fixture(autouse=True)
+def _called_once_by_other_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are counted here, and those that `fa2verify.verify.repeats` asks for are not the relations'."""
+    monkeypatch.setattr("fa2verify.verify.trial.repeats", lambda *_: iter(()))
+
+
 @pytest.fixture
 def counted(made: Make, right: Right) -> Callable[..., tuple[Kernel, list[Problem]]]:
     """A kernel and the problems of its calls; `spoil(calls so far, outputs)` may change what it gives."""
