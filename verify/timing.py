@@ -7,6 +7,7 @@ that the time between two events is the device's alone.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -96,7 +97,9 @@ def clock_for(device: torch.device) -> Clock:
 def attempt(call: Call, device: torch.device) -> Failure | None:
     """Run `call` to its end; why it failed, or None. Raises ContextLost where nothing can be timed any more."""
     try:
-        call()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a kernel's warning, or its compiler's, is no outcome
+            call()
         if device.type == "cuda":
             torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
@@ -106,7 +109,9 @@ def attempt(call: Call, device: torch.device) -> Failure | None:
 
 def failure_of(error: Exception, device: torch.device) -> Failure:
     """What `error` is to a record. Raises ContextLost if the device is gone with it."""
-    message = (str(error).strip().splitlines() or [""])[0]
+    said = [line for line in str(error).splitlines() if line.strip()] or [""]
+    # A compiler's first line only announces what the second says.
+    message = " ".join(said[:2]) if said[0].endswith(":") else said[0]
     if isinstance(error, torch.OutOfMemoryError):
         return Failure("out_of_memory", message)
     if device.type == "cuda":
