@@ -35,6 +35,13 @@ def names_suite(argument: str, checkout: Path) -> bool:
     return any(suite in (path, *path.parents) for suite in suites)
 
 
+def names_benchmarks(argument: str, checkout: Path) -> bool:
+    """Whether a command-line argument is a module of benchmarks, `bench_*`, of the suite."""
+    place = argument.partition("::")[0]
+    module = place.removesuffix(".py").replace("\\", "/").rpartition("/")[2].rpartition(".")[2]
+    return module.startswith("bench_") and names_suite(argument, checkout)
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether it holds this file; a stranger's folder may be called verify as well."""
     twin = folder / Path(__file__).name

@@ -1,0 +1,128 @@
+"""The benchmarks as a user starts them, on a CPU: what they leave behind, and what they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fa2verify.verify.benchmark_record import BenchmarkRun, Ceiling, Timing, read
+from fa2verify.verify.entry import names_benchmarks
+
+CHECKOUT = Path(__file__).parents[2]
+KERNELS = """
+import torch
+
+def broken(q, k, v, causal=False):
+    raise RuntimeError("broken on purpose")
+
+def hungry(q, k, v):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+"""
+
+
+RUN = ["-k", "full", "--bench-rounds=3", "--kernel=torch-math", "--kernel=entrants:broken", "--kernel=entrants:hungry"]
+LATE = ["--kernel=torch-math", "--bench-seconds=0.001", "--bench-dir=late", "-rs"]
+REFUSED: list[tuple[list[str], str]] = [
+    (["--bench-grid=flash"], "--bench-grid=flash: it needs a GPU, and torch sees none; smoke runs anywhere"),
+    (["--bench-grid=flush"], "--bench-grid=flush: there is no such grid; known are flash, triton, gqa, varlen"),
+    (["-n", "2"], "-n: benchmarks run one after the other, in one process; leave it out"),
+    (["--bench-rounds=2"], "'2' must be a whole number, at least 3"),
+    (["--bench-seconds=0"], "'0' must be a number of seconds above 0"),
+    (["fa2verify.verify.test_forward"], "benchmarks and verification are runs of their own"),
+]
+# One process for all: each would load torch, which takes seconds.
+SCRIPT = """
+import contextlib, io, json, sys
+import pytest
+
+for arguments in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        suite = ["--pyargs", "fa2verify.verify.bench_kernels", "--device=cpu"]
+        status = pytest.main(["-p", "no:cacheprovider", *suite, *arguments])
+    print(json.dumps([int(status), said.getvalue()]), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    status: int
+    said: str
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("benchmarks")
+
+
+@pytest.fixture(scope="module")
+def ended(folder: Path) -> list[Ended]:
+    """The run, the one that is late, and those that are refused."""
+    (folder / "entrants.py").write_text(KERNELS)
+    cases = [RUN, LATE, *(arguments for arguments, _ in REFUSED)]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(cases)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def test_a_run_leaves_records_and_pytest_benchmarks_json(ended: list[Ended], folder: Path) -> None:
+    done = ended[0]
+    assert done.status == 1, done.said
+    assert "3 failed, 9 passed" in done.said  # broken fails in each direction, and out of memory is a result
+    assert "RuntimeError: broken on purpose" in done.said
+
+    run, *lines = read(folder / "build/benchmarks/benchmarks.jsonl")
+    assert isinstance(run, BenchmarkRun)
+    assert run.device == "cpu"
+    timings = {(line.kernel, line.direction): line for line in lines if isinstance(line, Timing)}
+    assert {key[0]: line.outcome for key, line in timings.items()} == {
+        "torch-math": "measured",
+        "entrants:broken": "failed",
+        "entrants:hungry": "out_of_memory",
+        "standard": "measured",
+    }
+    matmul = next(line for line in lines if isinstance(line, Ceiling) and line.name == "matmul")
+
+    kept = json.loads((folder / "build/benchmarks/pytest-benchmark.json").read_text())
+    assert "node" not in kept["machine_info"]
+    assert len(kept["benchmarks"]) == 6
+    for entry in kept["benchmarks"]:
+        info = entry["extra_info"]
+        line = timings[info["kernel"], info["direction"]]
+        assert entry["stats"]["data"] == [ms / 1e3 for ms in line.ms]
+        assert info["tflops"] == line.tflops
+        assert info["share_of_matmul"] == line.tflops / matmul.rate
+        assert info["ratio"] == timings["torch-math", line.direction].median_ms / line.median_ms
+
+
+def test_when_time_is_up_the_rest_is_skipped_with_its_reason(ended: list[Ended], folder: Path) -> None:
+    assert ended[1].status == 0
+    assert "the time of --bench-seconds was over before smoke-full" in ended[1].said
+    assert not (folder / "late/benchmarks.jsonl").exists()
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)), ids=[said[:20] for _, said in REFUSED])
+def test_what_the_command_line_refuses(ended: list[Ended], case: int) -> None:
+    done = ended[2 + case]
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert REFUSED[case][1] in done.said
+
+
+def test_a_module_of_benchmarks_is_known_by_its_name(tmp_path: Path) -> None:
+    suite = CHECKOUT / "verify"
+    assert names_benchmarks("fa2verify.verify.bench_kernels", tmp_path)
+    assert names_benchmarks(f"{suite / 'bench_kernels.py'}::test_kernel", CHECKOUT)
+    assert not names_benchmarks(str(suite / "test_forward.py"), CHECKOUT)
+    assert not names_benchmarks(str(suite), CHECKOUT)
+    assert not names_benchmarks("elsewhere/bench_kernels.py", tmp_path)

@@ -1,0 +1,73 @@
+"""What calls cost the host, and what the first call of a kernel costs.
+
+    tox run -e bench -- verify/bench_host.py
+
+Our CUDA kernel's forward may take 1.5 times the host time of torch's own FlashAttention-2, batches of both timed in
+turn: beyond that an attention that is faster on the device is slower in a model of short sequences.
+"""
+
+import time
+from typing import Any
+
+import pytest
+
+from fa2verify.kernels.problem import Dense, Problem
+from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
+from fa2verify.verify.benchmark_record import FirstCall, HostCost
+from fa2verify.verify.benchmark_session import BenchmarkSession, Made, measured_or_skipped, session_of
+from fa2verify.verify.first_call import first_calls
+from fa2verify.verify.host_cost import host_costs, too_much
+from fa2verify.verify.standard import NAME as STANDARD
+
+_CALLS = {"cuda": 100, "cpu": 2}
+_FIRST = Problem(
+    dtype="bfloat16",
+    lengths=Dense(batch=1, seqlen_q=128, seqlen_k=128),
+    head_dim=64,
+    causal="bottom_right",
+    direction="forward_backward",
+)
+_PROCESS_SECONDS = 300.0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of first calls for each registered kernel."""
+    if "kernel" in metafunc.fixturenames:
+        names = [kernel.name for kernel in session_of(metafunc.config).kernels if kernel.name != STANDARD]
+        metafunc.parametrize(
+            "kernel", [pytest.param(name, id=name, marks=pytest.mark.cell(("first", name))) for name in names]
+        )
+
+
+@benchmark_mark("host cost of a forward")
+@pytest.mark.cell(("host",))
+def test_host_cost(bench: BenchmarkSession, request: pytest.FixtureRequest) -> None:
+    """Microseconds a call of every kernel, eager and compiled; pytest-benchmark keeps the first of ours."""
+    made = measured_or_skipped(
+        bench,
+        ("host",),
+        "host cost",
+        lambda deadline: host_costs(bench.kernels, bench.device, bench.rounds, _CALLS[bench.device.type], deadline),
+    )
+    costs = [line for line in made if isinstance(line, HostCost) and line.outcome == "measured"]
+    forwards = {line.subject: line for line in costs if (line.mode, line.direction) == ("eager", "forward")}
+    shown = forwards[bench.kernels[0].name]
+    benchmark: Any = request.getfixturevalue("benchmark")
+    benchmark.extra_info.update({name: line.median_us for name, line in forwards.items()}, shown=shown.subject)
+    CLOCK.play(benchmark, [us / 1e6 for us in shown.us])
+    if exceeded := too_much(made):
+        pytest.fail(exceeded)
+
+
+def test_first_call(kernel: str, bench: BenchmarkSession) -> None:
+    """A fresh process with empty caches, then one with full ones."""
+
+    def measure(deadline: float) -> Made:
+        # Each of the two processes may take half of what is left, but time enough to start at all.
+        left = min(_PROCESS_SECONDS, max(20.0, (deadline - time.monotonic()) / 2))
+        return first_calls(kernel, _FIRST, bench.device.type, left)
+
+    made = measured_or_skipped(bench, ("first", kernel), f"first call of {kernel}", measure)
+    failed = [line for line in made if isinstance(line, FirstCall) and line.outcome == "failed"]
+    if failed:
+        pytest.fail(f"{kernel}: {failed[0].message}")

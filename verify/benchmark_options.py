@@ -1,0 +1,64 @@
+"""The benchmarks' command-line options. `--kernel` and `--device` are the verification suite's own."""
+
+import argparse
+import math
+from pathlib import Path
+
+import pytest
+
+# A day; a machine is seldom lent for longer.
+_LONGEST = 86_400.0
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the options to pytest's."""
+    group = parser.getgroup("fa2verify benchmarks", "attention kernel benchmarks: pytest verify/bench_*.py")
+    group.addoption(
+        "--bench-dir",
+        type=Path,
+        default=Path("build/benchmarks"),
+        metavar="DIR",
+        help="where benchmarks.jsonl, a line a measurement, and pytest-benchmark.json go (default: %(default)s)",
+    )
+    group.addoption(
+        "--bench-seconds",
+        type=budget,
+        default=math.inf,
+        metavar="SECONDS",
+        help="end within about this: cells get equal parts of it, and what is left over is skipped (default: no limit)",
+    )
+    group.addoption(
+        "--bench-rounds", type=rounds, default=12, metavar="N", help="rounds that count (default: %(default)s)"
+    )
+    group.addoption(
+        "--bench-grid",
+        action="append",
+        default=[],
+        metavar="GRID",
+        help="only this grid of problems (repeatable): flash, triton, gqa, varlen, or smoke, which also a CPU can do "
+        "(default: all but smoke; on a CPU, smoke)",
+    )
+    group.addoption(
+        "--bench-against",
+        default="torch-flash",
+        metavar="KERNEL",
+        help="the kernel that ratios are to (default: %(default)s, or the first that runs)",
+    )
+
+
+def budget(text: str) -> float:
+    """Read a number of seconds. Raises argparse.ArgumentTypeError, a usage error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0, at most {_LONGEST:.0f}")
+    return value
+
+
+def rounds(text: str) -> int:
+    """Read a number of rounds. Raises argparse.ArgumentTypeError, a usage error."""
+    if not text.isdecimal() or int(text) < 3:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 3: a median needs a spread")
+    return int(text)

@@ -1,0 +1,92 @@
+"""One kernel's first and second call in a fresh process: `python -m fa2verify.verify.first_call KERNEL PROBLEM DEVICE`.
+
+Prints one line of JSON with both times in milliseconds. torch and the device are up before the clock starts, so what
+the first call has over the second is loading the kernel and compiling it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fa2verify.kernels.problem import Problem
+from fa2verify.verify.benchmark_record import FirstCall
+
+# Where compilers keep what they made: ours, Triton's, Inductor's, the driver's. An empty folder each is a cold start.
+CACHES = ("FA2VERIFY_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME")
+
+
+def first_calls(kernel: str, problem: Problem, device: str, timeout: float) -> tuple[FirstCall, ...]:
+    """Two processes one after the other, with caches that begin empty: a cold start and one from disk.
+
+    timeout  seconds that each may take
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {name: str(Path(folder) / name.lower()) for name in CACHES}
+        for path in caches.values():
+            Path(path).mkdir()
+        command = [sys.executable, "-m", "fa2verify.verify.first_call", kernel, problem.to_json(), device]
+
+        def run() -> subprocess.CompletedProcess[str]:
+            environment = {**os.environ, **caches}
+            return subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            )
+
+        return (_line(kernel, problem, "cold", run), _line(kernel, problem, "disk", run))
+
+
+def _line(kernel: str, problem: Problem, cache: str, run: Callable[[], subprocess.CompletedProcess[str]]) -> FirstCall:
+    first_ms = second_ms = 0.0
+    message = ""
+    try:
+        done = run()
+    except subprocess.TimeoutExpired as error:
+        message = f"no answer within {error.timeout:.0f} s"
+    else:
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            message = last[0]
+        else:
+            first_ms, second_ms = json.loads(done.stdout.splitlines()[-1])
+    return FirstCall(
+        kernel=kernel,
+        cache="cold" if cache == "cold" else "disk",
+        direction="both" if problem.backward else "forward",
+        outcome="failed" if message else "measured",
+        message=message,
+        first_ms=first_ms,
+        second_ms=second_ms,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Time two calls and print them."""
+    import torch
+
+    from fa2verify.kernels.registry import select
+    from fa2verify.verify.race import random_tensors
+
+    name, text, device_name = arguments
+    device, problem = torch.device(device_name), Problem.from_json(text)
+    (registered,) = select([name])
+    tensors = random_tensors(problem, device)
+
+    def timed() -> float:
+        begin = time.perf_counter()
+        registered.kernel(problem, tensors)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) * 1e3
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    print(json.dumps([timed(), timed()]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
