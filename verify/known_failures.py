@@ -53,6 +53,17 @@ def without_a_key(problem: Problem) -> bool:
     return not problem.is_varlen and not sum(problem.seqlens_k) and problem.batch * problem.heads_kv > 1
 
 
+def many_gradient_sums(problem: Problem) -> bool:
+    """Backward, with eight or more sums rounded into dK and dV: one a query head of the group and block of queries.
+
+    torch's CPU kernel cuts queries into blocks of 32, of 64 from 192 queries on and of 256 from 768 on. With fewer than
+    eight sums no problem has been seen to fail.
+    """
+    queries = max(problem.seqlens_q)
+    block = 256 if queries >= 768 else 64 if queries >= 192 else 32
+    return problem.backward and problem.group * math.ceil(queries / block) >= 8
+
+
 def empty_sequence(problem: Problem) -> bool:
     """A sequence without a query or without a key."""
     return 0 in problem.seqlens_q or 0 in problem.seqlens_k
@@ -138,6 +149,38 @@ LEDGER = Ledger(
             packages={"torch": "==2.13.*"},
             device="cpu",
             smallest=Problem(lengths=Dense(batch=2, seqlen_k=0), head_dim=8),
+        ),
+        KnownFailure(
+            name="cpu-gradients-rounded-by-block",
+            says="dK and dV are summed in the problem's dtype, and rounded after each block of queries and each head.",
+            link="docs/findings/sdpa-cpu-gradients-rounded-block-by-block.md",
+            kernels=("torch-flash-cpu",),
+            covers=many_gradient_sums,
+            verdict="failed",
+            rules=("R1 dk", "R1 dv", "R2 dk", "R2 dv"),
+            packages={"torch": "==2.13.*"},
+            device="cpu",
+            # The smallest of many: with fewer sums it depends on the processor's order of addition.
+            smallest=Problem(
+                dtype="bfloat16",
+                lengths=Dense(seqlen_q=160, seqlen_k=8),
+                heads_q=64,
+                head_dim=8,
+                values="shifted_mean",
+                direction="forward_backward",
+            ),
+        ),
+        KnownFailure(
+            name="flex-cpu-empty-sequence",
+            says="Compiled for a CPU, flex_attention ends the process without a query or without a key.",
+            link="docs/findings/flex-attention-cpu-empty-sequence.md",
+            kernels=("torch-flex-cpu",),
+            covers=empty_sequence,
+            verdict="crashed",
+            rules=("process died",),
+            packages={"torch": "==2.13.*"},
+            device="cpu",
+            smallest=Problem(lengths=Dense(seqlen_k=0), head_dim=8),
         ),
     )
 )

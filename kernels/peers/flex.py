@@ -43,11 +43,6 @@ class FlexKernel(AutogradKernel):
             reasons.append("This adapter gives flex_attention dense batches alone.")
         if problem.dropout:
             reasons.append("flex_attention has no dropout.")
-        if 0 in problem.seqlens_q or 0 in problem.seqlens_k:
-            # torch 2.13, compiled for a CPU: the process dies of an illegal instruction.
-            reasons.append(
-                "flex_attention promises nothing for a sequence of length zero, and on a CPU the process dies."
-            )
         return (*reasons, *self.limits(problem))
 
     def forward_of(self, problem: Problem, tensors: Tensors) -> Forward:

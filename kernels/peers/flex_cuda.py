@@ -24,10 +24,13 @@ class FlexCudaKernel(FlexKernel):
         return lacks_cuda(device, (8, 0))
 
     def limits(self, problem: Problem) -> tuple[str, ...]:
-        """A head_dim below 16."""
+        """A sequence of length zero, and a head_dim below 16."""
+        reasons = []
+        if 0 in problem.seqlens_q or 0 in problem.seqlens_k:
+            reasons.append("flex_attention promises nothing for a sequence of length zero.")
         if problem.head_dim < 16:
-            return (f"The template's tl.dot needs head_dim of at least 16, not {problem.head_dim}.",)
-        return ()
+            reasons.append(f"The template's tl.dot needs head_dim of at least 16, not {problem.head_dim}.")
+        return tuple(reasons)
 
     def prepare(self, tensor: Tensor) -> Tensor:
         """Mark heads as constants."""

@@ -143,7 +143,6 @@ SENTENCES = [
     (FlexCpuKernel(), Problem(direction="forward_backward"), "no backward on a CPU"),
     (FlexCpuKernel(), Problem(dropout=0.5), "flex_attention has no dropout"),
     (FlexCpuKernel(), Problem(lengths=Varlen(seqlens_q=(3,), seqlens_k=(3,))), "dense batches alone"),
-    (FlexCpuKernel(), Problem(lengths=Dense(seqlen_q=0)), "length zero"),
 ]
 
 

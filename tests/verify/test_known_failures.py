@@ -1,6 +1,7 @@
 """The entries of the built-in ledger: true to their pages, and predicates that are neither too narrow nor too wide."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fa2verify.kernels.mask import visible
-from fa2verify.kernels.problem import Problem, Varlen
+from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.registry import builtin
 from fa2verify.verify.isolation import Isolation
-from fa2verify.verify.known_failures import LEDGER, window_past_every_key
+from fa2verify.verify.known_failures import LEDGER, many_gradient_sums, window_past_every_key
 from fa2verify.verify.ledger import KnownFailure, Place, confirmed
 from fa2verify.verify.plan import KnownCase, known_cases, left_out
 from fa2verify.verify.trial import Bench, attempt
@@ -74,3 +75,18 @@ def test_the_windows_that_flash_attn_misplaces(pairs: list[tuple[int, int]], win
     taken = Problem(lengths=problem.lengths, window=placed)
     right_masks = all(torch.equal(visible(problem, q, k, CPU), visible(taken, q, k, CPU)) for q, k in pairs)
     assert window_past_every_key(problem) == (not right_masks)
+
+
+def test_how_often_torch_s_cpu_backward_rounds() -> None:
+    """The predicate counts sums, of which the page's first example has 320."""
+
+    def covered(**changes: Any) -> bool:
+        return many_gradient_sums(Problem(direction="forward_backward", **changes))
+
+    assert covered(heads_q=64, lengths=Dense(seqlen_q=160))
+    assert covered(heads_q=2, heads_kv=1, lengths=Dense(seqlen_q=97))
+    assert not covered(heads_q=2, heads_kv=2, lengths=Dense(seqlen_q=97))
+    assert not covered(heads_q=2, heads_kv=1, lengths=Dense(seqlen_q=96))
+    assert covered(lengths=Dense(seqlen_q=449))
+    assert not covered(lengths=Dense(seqlen_q=768)), "three blocks of 256"
+    assert not many_gradient_sums(Problem(heads_q=64, lengths=Dense(seqlen_q=160)))
