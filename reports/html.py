@@ -1,42 +1,48 @@
-"""The report: one HTML file that fetches nothing, with everything in it aggregated, never a raw record.
+"""The report: one HTML file that fetches nothing. All is aggregated but the problems, which its script lists on demand.
 
-It shows text that strangers wrote: kernel names, messages, problems. Everything is escaped by Jinja, and the page's own
-Content-Security-Policy lets it fetch nothing and run no script but the one that it ships, by its hash.
+It shows text that strangers wrote: kernel names, messages, problems. Everything is escaped by Jinja, the script sets
+text and never markup, and the page's own Content-Security-Policy lets it fetch nothing and run no script but the one
+that it ships, by its hash.
 """
 
 import base64
 import hashlib
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fa2verify.reports.chart import Strip, ratio_charts
 from fa2verify.reports.environment import repeats, rows
-from fa2verify.reports.failures import failures
+from fa2verify.reports.failures import failures, rerun, specs
 from fa2verify.reports.known import known_failures
-from fa2verify.reports.matrix import matrix
+from fa2verify.reports.places import COLUMNS, ROWS, TILE
+from fa2verify.reports.problems import MOST, data, listed
 from fa2verify.reports.ratios import DIRECTIONS, RULE, quantile, share_of_bound
+from fa2verify.reports.slices import choices, place, slices
 from fa2verify.reports.store import Loaded
 from fa2verify.reports.summary import VERDICT_WORDS, plural, sentence, short, summarize
-from fa2verify.reports.ulps import EDGES, ulps
+from fa2verify.reports.ulps import EDGES
+from fa2verify.reports.view import views
 
 # What one page shows of each; a page that says "and 900 more" is read, one of 900 messages is not.
 _FAILURES = 60
+_OPEN = 3  # failures that need not be opened
 _LOSSES = 40
 _REASONS = 6
+_PROBLEMS = 20  # without a script; with it, those that a reader asks for
 _MESSAGE = 4000  # characters
 
 
 def render(loaded: Loaded) -> str:
-    """The whole page. Its size depends on the number of kernels, features and failures, not of records."""
+    """The whole page. But for the list of problems, its size depends on kernels, features and failures alone."""
     summaries = summarize(loaded)
-    measured = [summary for summary in summaries if any(summary.ratios[one].tensors for one in DIRECTIONS)]
-    shown = [one for one in DIRECTIONS if any(summary.ratios[one].tensors for summary in measured)]
-    charts = ratio_charts({one: [Strip(summary.name, summary.ratios[one]) for summary in measured] for one in shown})
-    columns = [summary for summary in summaries if summary.status != "unavailable"]
-    found = failures(loaded)
+    shown, scales = views(slices(loaded))
+    whole = shown[0]
+    found, problems = failures(loaded), listed(loaded)
+    kernels = [summary.name for summary in summaries]
+    dtypes, directions = choices(loaded)
+    named = specs(loaded.kernels)
     script = _asset("report.js")
     return (
         _environment()
@@ -45,20 +51,33 @@ def render(loaded: Loaded) -> str:
             loaded=loaded,
             sentence=sentence(summaries),
             summaries=summaries,
-            measured=measured,
+            views=shown,
+            whole=whole,
+            scales=scales,
+            kernel_number={name: number for number, name in enumerate(kernels)},
+            feature_number={name: number for number, name in enumerate(whole.matrix)},
+            filters={"d": dtypes, "r": directions},
+            place=partial(place, dtypes=dtypes, directions=directions),
             directions=DIRECTIONS,
             rule=RULE,
-            charts={direction: Markup(chart) for direction, chart in charts.items()},
-            columns=columns,
-            matrix=matrix(loaded, columns),
             verdict_words=VERDICT_WORDS,
             failures=found[:_FAILURES],
             more_failures=max(len(found) - _FAILURES, 0),
             known=known_failures(loaded),
+            open_failures=_OPEN,
             losses=loaded.losses[:_LOSSES],
             more_losses=max(len(loaded.losses) - _LOSSES, 0),
-            ulps=ulps(loaded),
             ulp_edges=EDGES,
+            map_rows=ROWS,
+            map_columns=COLUMNS,
+            tile=TILE,
+            problems=problems[:_PROBLEMS],
+            problem_count=len(problems),
+            problem_limit=MOST,
+            data=data(loaded, problems, kernels, list(whole.matrix), whole.decoys),
+            rerun=lambda record: rerun(
+                specs(loaded.kernels).get(record.kernel, record.kernel), record.problem, record.rule
+            ),
             environment_rows=rows(loaded),
             repeats=repeats(loaded.runs),
             most_reasons=_REASONS,
@@ -80,6 +99,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(short=short, plural=plural, quantile=quantile, share=share_of_bound, cut=_cut)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return environment
 
 

@@ -15,7 +15,7 @@ Direction = Literal["out", "gradients"]
 DIRECTIONS: tuple[Direction, ...] = ("out", "gradients")
 RULE = 2.0  # flash-attn's own: at most twice the error of PyTorch in the same dtype
 
-_OUTPUTS: dict[Direction, tuple[OutputName, ...]] = {"out": ("out",), "gradients": ("dq", "dk", "dv")}
+OUTPUTS: dict[Direction, tuple[OutputName, ...]] = {"out": ("out",), "gradients": ("dq", "dk", "dv")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def ratios(records: Iterable[Record], direction: Direction) -> Ratios:
     not_finite = exact = overflowed = 0
     for record in records:
         for error in record.errors:
-            if error.output not in _OUTPUTS[direction] or error.baseline is None:
+            if error.output not in OUTPUTS[direction] or error.baseline is None:
                 continue
             ratio = error.ratio
             if not math.isfinite(error.baseline):

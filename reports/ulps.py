@@ -4,13 +4,13 @@ A maximum says how bad the worst element is; this says what the rest are like. A
 most elements within half a unit, one that accumulates in the dtype does not.
 """
 
-import math
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from fa2verify.reports.record import OutputName
 from fa2verify.reports.store import Loaded
+from fa2verify.reports.strip import bars
 from fa2verify.reports.summary import counted
 
 EDGES = ("½", "1", "2", "4", "8")  # upper ends of the columns that are shown, in ulp
@@ -20,31 +20,37 @@ EDGES = ("½", "1", "2", "4", "8")  # upper ends of the columns that are shown, 
 class Ulps:
     """All tensors of one kernel and one output.
 
-    elements  how many elements were measured
-    within    share of the elements that are at most as far off as each of `EDGES`, cumulative
-    bias      the tensors' signed mean errors in unit roundoffs: the one furthest from 0
+    counts  elements by how far off they are, in the buckets of `OutputError.ulps`
+    within  share of the elements that are at most as far off as each of `EDGES`, cumulative
     """
 
     kernel: str
     output: OutputName
-    elements: int
+    counts: tuple[int, ...]
     within: tuple[float, ...]
-    bias: float
+
+    @property
+    def elements(self) -> int:
+        """How many elements were measured."""
+        return sum(self.counts)
+
+    @property
+    def path(self) -> str:
+        """The histogram as SVG path data, in a box 100 wide and 20 high."""
+        return bars(Counter(dict(enumerate(self.counts))), len(self.counts))
 
 
 def ulps(loaded: Loaded) -> tuple[Ulps, ...]:
     """One entry a kernel and output that was measured, in order of appearance."""
     histograms: dict[tuple[str, OutputName], list[int]] = {}
-    biases: dict[tuple[str, OutputName], list[float]] = defaultdict(list)
     for part in loaded.parts:
         for record in counted(part.records):
             for error in record.errors:
                 key = record.kernel, error.output
                 sums = zip_longest(histograms.get(key, ()), error.ulps, fillvalue=0)
                 histograms[key] = [total + count for total, count in sums]
-                biases[key].append(error.bias)
     return tuple(
-        Ulps(kernel, output, sum(counts), _cumulative(counts), _furthest(biases[kernel, output]))
+        Ulps(kernel, output, tuple(counts), _cumulative(counts))
         for (kernel, output), counts in histograms.items()
         if sum(counts)
     )
@@ -52,8 +58,3 @@ def ulps(loaded: Loaded) -> tuple[Ulps, ...]:
 
 def _cumulative(counts: list[int]) -> tuple[float, ...]:
     return tuple(sum(counts[: end + 1]) / sum(counts) for end in range(len(EDGES)))
-
-
-def _furthest(biases: list[float]) -> float:
-    # NaN compares as neither larger nor smaller, so it would win or lose by its place.
-    return next((bias for bias in biases if math.isnan(bias)), max(biases, key=abs))

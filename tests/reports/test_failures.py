@@ -34,6 +34,16 @@ def test_shrunk_stands_for_the_drawn_of_its_way(make_record: Make, one_run: Make
     assert found[0].record.message == "first"
 
 
+def test_several_tests_find_one_defect(make_record: Make, one_run: Make) -> None:
+    shrunk = [
+        make_record("failed", rule="R2", problem={"seed": 10**size}, phase="shrunk", test=f"test_{size}")
+        for size in (5, 1, 2, 3, 1)
+    ]
+    found = failures(one_run(*shrunk))
+    assert [one.record.problem["seed"] for one in found] == [10, 100, 1000]
+    assert found[0].tests == ("test_5", "test_1", "test_2", "test_3")
+
+
 def test_one_failure_on_two_machines_is_told_once(make_run: Make, make_record: Make) -> None:
     record = make_record("failed", phase="shrunk")
     loaded = Loaded(tuple(RunRecords(make_run(name), (), (record,)) for name in ("cpu", "gpu")))

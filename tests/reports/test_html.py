@@ -137,19 +137,8 @@ def test_headline_and_numbers(make_record: Make, make_error: Make, one_run: Make
     page = Page(render(loaded))
     assert "1 kernel, 1 problem, all passed" in page.lines
     (row,) = re.findall(r'<th scope="row">ours.*?</tr>', render(loaded), re.DOTALL)[:1]
-    assert re.findall(r"<td>(.*?)</td>", row) == [
-        "1",
-        "0",
-        "0",
-        "0",
-        "0",
-        "0",
-        "1.25",
-        "1.25",
-        "0.750",
-        "0.750",
-        "0.500",
-    ]
+    cells = [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
+    assert cells == ["1", "0", "0", "0", "0", "0", "1.25", "1.25", "0.750", "0.750", "0.500"]
     assert "1 of 1" in page.text
 
 
@@ -195,9 +184,9 @@ def test_long_messages_keep_both_ends(make_record: Make, one_run: Make) -> None:
 
 
 def test_more_failures_than_anyone_reads_are_counted(make_record: Make, one_run: Make) -> None:
-    records = [make_record("failed", test=f"test_{number}") for number in range(75)]
+    records = [make_record("failed", rule=f"R{number}") for number in range(75)]
     page = Page(render(one_run(*records)))
-    assert page.structure.count(("article", ())) == 60
+    assert page.attributes("class").count("failure one k0 d0 r0") == 60
     assert "And 15 more failures that this page leaves out; the records have them." in page.lines
 
 
