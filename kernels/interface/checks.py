@@ -193,7 +193,7 @@ def check_derivatives(**tensors: Tensor | None) -> None:
         return
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     for name, tensor in given.items():
-        if forward_ad.unpack_dual(tensor).tangent is not None:
+        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
             raise ValueError(
                 f"{name} has a forward-mode tangent, which is not computed; it must have none: use reverse mode"
             )

@@ -229,6 +229,7 @@ def allocate_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> 
     lengths = (q.shape[1], k.shape[1])
     if offsets is not None:
         # torch's, not Python's, minimum: while torch.compile traces, it stays a symbol instead of choosing one.
-        lengths = (torch.sym_min(max_seqlen_q, q.shape[0]), torch.sym_min(max_seqlen_k, k.shape[0]))
+        least: Callable[[int, int], int] = torch.sym_min
+        lengths = (least(max_seqlen_q, q.shape[0]), least(max_seqlen_k, k.shape[0]))
     padded = [-(-length // _WEIGHTS_MULTIPLE) * _WEIGHTS_MULTIPLE for length in lengths]
     return q.new_zeros((batch, q.shape[-2], *padded))
