@@ -5,7 +5,8 @@ Every draw is the same bits on any machine and under any torch: numpy's Philox s
 
 A family is chosen for what it shows. Uniform non-negative or very small values, alone, let all-zero gradients pass;
 Gaussian values alone hide what real activations break (TransformerEngine 3216); values that tie make roundings equal,
-so that a bias shows which otherwise averages out (arXiv 2510.04212).
+so that a bias shows which otherwise averages out (arXiv 2510.04212). One family is no distribution but rows of a real
+model, stored (`fa2verify.kernels.activations`).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fa2verify.kernels import activations
 
 Family = Literal[
     "randn",
@@ -28,6 +31,7 @@ Family = Literal[
     "powers_of_two",
     "negative_zero",
     "opposed",
+    "activations",
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
@@ -125,7 +129,8 @@ def _normal(stream: Stream, shape: Shape) -> Values:
     return stream.normal(shape)
 
 
-# Family to the draws of (q, k, v, gradient of out), each over one sequence's tensor: (seqlen, heads, head_dim).
+# Family to the draws of (q, k, v, gradient of out), independent of one another, each over one sequence's tensor:
+# (seqlen, heads, head_dim).
 _DRAWS: dict[Family, tuple[Draw, Draw, Draw, Draw]] = {
     "randn": (_normal, _normal, _normal, _normal),
     "large": (_scaled(5), _scaled(5), _scaled(5), _scaled(5)),
@@ -159,4 +164,7 @@ def draw(family: Family, seed: int, role: Role, sequence: int, shape: Shape) -> 
     shape     (seqlen, heads, head_dim)
     """
     position = ROLES.index(role)
+    if family == "activations":
+        # One draw for all four roles, which belong together; from a stream that no role of a sequence has.
+        return activations.rows(position, Stream.of(seed, 2**63 + sequence).indices((2,)), shape)
     return _DRAWS[family][position](Stream.of(seed, sequence * len(ROLES) + position), shape)

@@ -75,9 +75,7 @@ def render(loaded: Loaded) -> str:
             problem_count=len(problems),
             problem_limit=MOST,
             data=data(loaded, problems, kernels, list(whole.matrix), whole.decoys),
-            rerun=lambda record: rerun(
-                specs(loaded.kernels).get(record.kernel, record.kernel), record.problem, record.rule
-            ),
+            rerun=lambda record: rerun(named.get(record.kernel, record.kernel), record.problem, record.rule),
             environment_rows=rows(loaded),
             repeats=repeats(loaded.runs),
             most_reasons=_REASONS,

@@ -16,16 +16,21 @@ from fa2verify.kernels.interface.checks import (
     check_agreement,
     check_alibi,
     check_batches,
+    check_derivatives,
     check_dropout,
     check_flag,
     check_offsets,
     check_scale,
+    check_seed,
     check_softcap,
     check_tensor,
     check_window,
 )
 from fa2verify.kernels.interface.operators import Operators
 from fa2verify.kernels.problem import Causal
+
+# Operators take 64-bit integers, Python has wider ones. Both lengths together are shorter: it reaches past every key.
+_WIDEST = 2**31 - 1
 
 
 class Attention:
@@ -65,8 +70,8 @@ class Attention:
         max_seqlen_k   at least the longest key length
         causal         None, "top_left" (query i sees keys j <= i) or "bottom_right" (j <= i + seqlen_k - seqlen_q)
         window_size    (left, right) keys around the diagonal, both ends inclusive, -1 meaning unbounded
-        softmax_scale  1 / sqrt(head_dim) by default
-        softcap        c in c * tanh(s / c); 0 and below mean none
+        softmax_scale  within 1e26, by which no fp16 score overflows fp32; 1 / sqrt(head_dim) by default
+        softcap        c in c * tanh(s / c), within 1e30; 0 and below mean none
         alibi_slopes   fp32 (heads_q,) or (batch, heads_q)
         dropout_p      probability of dropping an attention weight, in [0, 1)
         dropout_seed   int64 (1,): selects the mask (`fa2verify.kernels.dropout`); by default drawn by torch's generator
@@ -78,7 +83,8 @@ class Attention:
 
         Returns out, shaped like q; lse, fp32 (batch, heads_q, seqlen_q) or (heads_q, total_q), natural log; and the
         weights, of q's dtype, (batch, heads_q, seqlen_q, seqlen_k) with both lengths rounded up to multiples of 128,
-        negated where dropped, without gradient, or an empty tensor. A query that sees no key has out 0, lse -inf and
+        negated where dropped, without gradient, or an empty tensor; packed, a length there is max_seqlen, at most all
+        rows. A query that sees no key has out 0, lse -inf and
         gradients 0, and so have rows past the last packed sequence. Gradients flow through out and lse.
         Raises TypeError or ValueError, naming the argument, what it was and what is accepted.
         """
@@ -103,16 +109,16 @@ class Attention:
         check_flag("return_weights", return_weights)
         if causal is not None and causal not in get_args(Causal):
             raise ValueError(f"causal is {causal!r}; it must be None, 'top_left' or 'bottom_right'")
+        check_seed(dropout_seed, q.device)
+        check_derivatives(
+            q=q, k=k, v=v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, alibi_slopes=alibi_slopes
+        )
         if dropout_p == 0:
             dropout_seed = None
         elif dropout_seed is None:
             # Drawn on the device, in the current stream: nothing waits, and a captured graph draws anew each replay.
             dropout_seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=q.device)
-        elif dropout_seed.dtype != torch.int64 or dropout_seed.shape != (1,) or dropout_seed.device != q.device:
-            raise ValueError(
-                f"dropout_seed is {dropout_seed.dtype} {tuple(dropout_seed.shape)} on {dropout_seed.device}; "
-                f"it must be int64 (1,) on {q.device}"
-            )
+        left, right = (min(side, _WIDEST) for side in window_size)
         options = (
             cu_seqlens_q,
             cu_seqlens_k,
@@ -121,8 +127,8 @@ class Attention:
             max_seqlen_q,
             max_seqlen_k,
             causal,
-            window_size[0],
-            window_size[1],
+            left,
+            right,
             None if softmax_scale is None else float(softmax_scale),
             float(softcap),
             float(dropout_p),

@@ -9,21 +9,38 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from fa2verify.kernels.interface.call import MAX_SEQLEN
+from fa2verify.kernels.interface.memory import check_memory
 
 DTYPES = (torch.float16, torch.bfloat16)
 DENSE = ("batch", "seqlen", "heads", "head_dim")
 PACKED = ("total", "heads", "head_dim")
+# A score of fp16 tensors, 65504^2 * 256 at most, times this and log2(e) is below 2^128: it is finite in fp32.
+MAX_SCALE = 1e26
+# What s / c loses where fp32 flushes it to zero, 2^-126, is below 2^-26 once multiplied by a c of at most this.
+MAX_SOFTCAP = 1e30
 
 
-def check_tensor(name: str, tensor: object, dimensions: tuple[str, ...], max_head_dim: int) -> None:
+def check_strided(name: str, tensor: object, accepted: str) -> Tensor:
+    """A torch.Tensor whose elements lie in memory at strides, neither nested nor sparse; gives it back."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is {_type(tensor)}; it must be {accepted}")
+    # A nested tensor of layout torch.strided has no shape to ask for.
+    if tensor.is_nested:
+        raise ValueError(f"{name} is a nested tensor; it must be {accepted}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} has layout {tensor.layout}; it must be dense, torch.strided: {accepted}")
+    check_memory(name, tensor)
+    return tensor
+
+
+def check_tensor(name: str, given: object, dimensions: tuple[str, ...], max_head_dim: int) -> None:
     """A q, k, v or packed tensor: fp16 or bf16, of these dimensions (a digit is that size), head_dim contiguous."""
     described = f"({', '.join(dimensions)})"
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is {_type(tensor)}; it must be a torch.Tensor of shape {described}")
-    if tensor.layout != torch.strided:
-        raise ValueError(f"{name} has layout {tensor.layout}; it must be a dense tensor, torch.strided")
+    tensor = check_strided(name, given, f"a torch.Tensor of shape {described}")
     if tensor.ndim != len(dimensions) or any(
         expected.isdecimal() and size != int(expected) for expected, size in zip(dimensions, tensor.shape, strict=True)
     ):
@@ -42,9 +59,9 @@ def check_tensor(name: str, tensor: object, dimensions: tuple[str, ...], max_hea
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; a length must be at most {MAX_SEQLEN}")
 
 
-def check_agreement(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Q, k and v, each checked alone, fit one another."""
-    for name, tensor in (("k", k), ("v", v)):
+def check_agreement(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k", v_name: str = "v") -> None:
+    """Q, k and v, each checked alone, fit one another; `k_name` and `v_name` are what the caller knows them by."""
+    for name, tensor in ((k_name, k), (v_name, v)):
         if tensor.dtype != q.dtype:
             raise ValueError(f"{name} has dtype {tensor.dtype} and q {q.dtype}; they must be equal")
         if tensor.device != q.device:
@@ -52,17 +69,16 @@ def check_agreement(q: Tensor, k: Tensor, v: Tensor) -> None:
         if tensor.shape[-1] != q.shape[-1]:
             raise ValueError(f"{name} has head_dim {tensor.shape[-1]} and q {q.shape[-1]}; they must be equal")
     if k.shape != v.shape:
-        raise ValueError(f"k has shape {tuple(k.shape)} and v {tuple(v.shape)}; they must be equal")
+        raise ValueError(f"{k_name} has shape {tuple(k.shape)} and {v_name} {tuple(v.shape)}; they must be equal")
     if q.ndim == len(DENSE) and q.shape[0] != k.shape[0]:
-        raise ValueError(f"k has batch {k.shape[0]} and q {q.shape[0]}; they must be equal")
+        raise ValueError(f"{k_name} has batch {k.shape[0]} and q {q.shape[0]}; they must be equal")
     if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"q has {q.shape[-2]} heads and k {k.shape[-2]}; q's must be a multiple of k's")
+        raise ValueError(f"q has {q.shape[-2]} heads and {k_name} {k.shape[-2]}; q's must be a multiple of {k_name}'s")
 
 
-def check_offsets(name: str, offsets: object, longest_name: str, longest: object, tensor_name: str, x: Tensor) -> None:
+def check_offsets(name: str, given: object, longest_name: str, longest: object, tensor_name: str, x: Tensor) -> None:
     """cu_seqlens and the max_seqlen that goes with it, for the packed tensor `x`."""
-    if not isinstance(offsets, Tensor):
-        raise TypeError(f"{name} is {_type(offsets)}; it must be an int32 torch.Tensor of shape (batch + 1,)")
+    offsets = check_strided(name, given, "an int32 torch.Tensor of shape (batch + 1,)")
     if offsets.dtype != torch.int32:
         raise ValueError(f"{name} has dtype {offsets.dtype}; it must be int32")
     if offsets.ndim != 1 or offsets.shape[0] < 2:
@@ -75,7 +91,7 @@ def check_offsets(name: str, offsets: object, longest_name: str, longest: object
         raise TypeError(f"{longest_name} is {_type(longest)}; it must be an int, the length of the longest sequence")
     if not 0 <= longest <= MAX_SEQLEN:
         raise ValueError(f"{longest_name} is {longest}; it must be 0 to {MAX_SEQLEN}")
-    if offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if offsets.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(offsets, FakeTensor):
         _check_values(name, offsets.tolist(), longest_name, int(longest), tensor_name, x.shape[0])
 
 
@@ -102,13 +118,12 @@ def check_batches(q_name: str, offsets_q: Tensor, k_name: str, offsets_k: Tensor
         )
 
 
-def check_alibi(slopes: object, batch: int, heads: int, device: torch.device) -> None:
+def check_alibi(given: object, batch: int, heads: int, device: torch.device) -> None:
     """alibi_slopes is None or fp32 (heads,) or (batch, heads) on `device`; no gradient is computed for it."""
-    if slopes is None:
+    if given is None:
         return
     accepted = f"float32 ({heads},) or ({batch}, {heads}), per head or per batch and head"
-    if not isinstance(slopes, Tensor):
-        raise TypeError(f"alibi_slopes is {_type(slopes)}; it must be None or a torch.Tensor, {accepted}")
+    slopes = check_strided("alibi_slopes", given, f"None or a torch.Tensor, {accepted}")
     if slopes.dtype != torch.float32:
         raise ValueError(f"alibi_slopes has dtype {slopes.dtype}; it must be {accepted}")
     if tuple(slopes.shape) not in ((heads,), (batch, heads)):
@@ -130,14 +145,14 @@ def check_number(name: str, value: object, accepted: str, low: float, high: floa
 
 
 def check_scale(softmax_scale: object) -> None:
-    """None or a number that is finite in fp32, with room for log2(e)."""
+    """None or a number by which fp16 scores stay finite."""
     if softmax_scale is not None:
-        check_number("softmax_scale", softmax_scale, "None or a finite number, at most 1e38 in size", -1e38, 1e38)
+        check_number("softmax_scale", softmax_scale, "None or a number from -1e26 to 1e26", -MAX_SCALE, MAX_SCALE)
 
 
 def check_softcap(softcap: object) -> None:
-    """A number that is finite in fp32; 0 and below mean no softcap."""
-    check_number("softcap", softcap, "a finite number, at most 1e38; 0 and below mean none", -1e38, 1e38)
+    """A number that leaves scores as exact as fp32 has them; 0 and below mean no softcap."""
+    check_number("softcap", softcap, "a number from -1e30 to 1e30; 0 and below mean none", -MAX_SOFTCAP, MAX_SOFTCAP)
 
 
 def check_dropout(dropout_p: object) -> None:
@@ -157,6 +172,35 @@ def check_window(window_size: object) -> None:
             raise TypeError(f"window_size is {window_size!r}; it must be {accepted}")
         if side < -1:
             raise ValueError(f"window_size is {window_size!r}; it must be {accepted}")
+
+
+def check_seed(given: object, device: torch.device) -> None:
+    """dropout_seed is None or one int64 on `device`."""
+    if given is None:
+        return
+    accepted = f"int64 (1,) on {device}"
+    seed = check_strided("dropout_seed", given, f"None or a torch.Tensor, {accepted}")
+    if seed.dtype != torch.int64 or seed.shape != (1,) or seed.device != device:
+        raise ValueError(f"dropout_seed is {seed.dtype} {tuple(seed.shape)} on {seed.device}; it must be {accepted}")
+
+
+def check_derivatives(**tensors: Tensor | None) -> None:
+    """No derivative is asked for that would be lost: forward-mode, or a backward through inference tensors.
+
+    torch itself raises RuntimeError for the second, after the forward ran, and drops the first without a word.
+    """
+    if torch.compiler.is_compiling():
+        return
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in given.items():
+        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+            raise ValueError(
+                f"{name} has a forward-mode tangent, which is not computed; it must have none: use reverse mode"
+            )
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()):
+        for name, tensor in given.items():
+            if tensor.is_inference():
+                raise ValueError(f"{name} is an inference tensor, which no backward may save; pass {name}.clone()")
 
 
 def check_flag(name: str, value: object) -> None:

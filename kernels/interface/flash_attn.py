@@ -15,7 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from fa2verify.kernels.interface.attention import Attention
-from fa2verify.kernels.interface.checks import check_flag, check_offsets, check_tensor
+from fa2verify.kernels.interface.checks import (
+    DENSE,
+    PACKED,
+    check_agreement,
+    check_flag,
+    check_offsets,
+    check_tensor,
+)
 
 Window = tuple[int, int]
 Result = Tensor | tuple[Tensor, Tensor, Tensor]
@@ -28,7 +35,7 @@ class FlashAttention:
 
     dropout_p          probability of dropping an attention weight, in [0, 1); 0 in evaluation. The mask's seed is drawn
                        by torch's generator of the tensors' device
-    softmax_scale      any finite number; None means 1 / sqrt(head_dim)
+    softmax_scale      a number within 1e26; None means 1 / sqrt(head_dim)
     causal             query i sees keys j <= i + seqlen_k - seqlen_q: the mask ends in the bottom right corner
     window_size        (left, right): query i sees keys from i + seqlen_k - seqlen_q - left to
                        i + seqlen_k - seqlen_q + right, both ends inclusive; -1 means unbounded
@@ -39,8 +46,9 @@ class FlashAttention:
 
     out is shaped like q and contiguous. softmax_lse is fp32 (batch, heads, seqlen_q), packed (heads, total_q), natural
     log, -inf for a query that sees no key; gradients flow through it. S_dmask, for testing: with dropout the attention
-    weights in q's dtype, (batch, heads, seqlen_q, seqlen_k), both lengths rounded up to multiples of 128, negative
-    where the weight was dropped; without dropout an empty tensor, as in flash-attn.
+    weights in q's dtype, (batch, heads, seqlen_q, seqlen_k), both lengths (packed: max_seqlen, at most all rows)
+    rounded up to multiples of 128, negative where the weight was dropped; without dropout an empty tensor, as in
+    flash-attn.
 
     All raise TypeError or ValueError, naming the argument, what it was and what is accepted. Values in cu_seqlens and
     max_seqlen are checked on the CPU only: on a GPU that would wait for the device.
@@ -104,8 +112,7 @@ class FlashAttention:
 
         The other arguments and what is returned: `FlashAttention`.
         """
-        self._check("kv", kv, ("batch", "seqlen_k", "2", "heads_kv", "head_dim"))
-        k, v = kv.unbind(-3)
+        k, v = self._keys_and_values(q, kv, DENSE, ("batch", "seqlen_k", "2", "heads_kv", "head_dim"))
         return self.flash_attn_func(
             q,
             k,
@@ -225,8 +232,7 @@ class FlashAttention:
         return_attn_probs: bool = False,
     ) -> Result:
         """As `flash_attn_varlen_func`, with keys and values in one tensor: kv (total_k, 2, heads_kv, head_dim)."""
-        self._check("kv", kv, ("total_k", "2", "heads_kv", "head_dim"))
-        k, v = kv.unbind(-3)
+        k, v = self._keys_and_values(q, kv, PACKED, ("total_k", "2", "heads_kv", "head_dim"))
         return self.flash_attn_varlen_func(
             q,
             k,
@@ -280,6 +286,16 @@ class FlashAttention:
             deterministic,
             return_attn_probs,
         )
+
+    def _keys_and_values(
+        self, q: Tensor, kv: Tensor, q_dimensions: tuple[str, ...], kv_dimensions: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """The two halves of `kv`, which fits `q`: checked here, where errors can call it what the caller does."""
+        self._check("q", q, q_dimensions)
+        self._check("kv", kv, kv_dimensions)
+        k, v = kv.unbind(-3)
+        check_agreement(q, k, v, "kv", "kv")
+        return k, v
 
     def _check(self, name: str, tensor: object, dimensions: tuple[str, ...]) -> None:
         check_tensor(name, tensor, dimensions, self._attention.backend.max_head_dim)

@@ -76,6 +76,7 @@ class Operators:
 
     def _forward(self, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
         self._require(q.device)
+        q, k, v = _rows(q), _rows(k), _rows(v)
         out, lse = allocate_forward(q, k, v, *options)
         self._backend.forward(make_call(q, k, *options), q, k, v, out, lse)
         return out, lse
@@ -93,11 +94,9 @@ class Operators:
         needs_dkdv: bool,
         *options: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = _rows(q), _rows(k), _rows(v)
         gradients = allocate_backward(dout, dlse, q, k, v, out, lse, needs_dq, needs_dkdv, *options)
-        if dout is None:
-            dout = torch.zeros_like(out)
-        elif dout.stride(-1) != 1 and dout.shape[-1] != 1:
-            dout = dout.contiguous()
+        dout = torch.zeros_like(out) if dout is None else _rows(dout)
         if dlse is not None:
             dlse = dlse.contiguous()
         dq, dk, dv = gradients
@@ -119,6 +118,7 @@ class Operators:
 
     def _probabilities(self, q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:
         self._require(q.device)
+        q, k = _rows(q), _rows(k)
         weights = allocate_probabilities(q, k, lse, *options)
         self._backend.probabilities(make_call(q, k, *options), q, k, lse, weights)
         return weights
@@ -129,6 +129,14 @@ class Operators:
         dq, dk, dv = self.backward(dout, dlse, q, k, v, out, lse, needs_q, needs_k or needs_v, *tensors, *ctx.options)
         found = (dq if needs_q else None, dk if needs_k else None, dv if needs_v else None)
         return *found, *(None,) * _OPTION_COUNT
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """`tensor` with a contiguous last dimension.
+
+    A gradient of out may come without, and so does what torch makes of its zero tensors on their way here.
+    """
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _refuse(ctx: Any, *_: Any) -> None:
@@ -212,9 +220,16 @@ def allocate_backward(
 
 
 def allocate_probabilities(q: Tensor, k: Tensor, lse: Tensor, *options: Any) -> Tensor:  # noqa: ARG001
-    """Zeros (batch, heads_q, seqlen_q, seqlen_k), both lengths rounded up to a multiple of 128."""
+    """Zeros (batch, heads_q, seqlen_q, seqlen_k), both lengths rounded up to a multiple of 128.
+
+    Packed, a length is at most all rows, as it is for the kernels: a caller's bound above that would only take memory.
+    """
     offsets, max_seqlen_q, max_seqlen_k = options[0], options[4], options[5]
     batch = q.shape[0] if offsets is None else offsets.shape[0] - 1
-    lengths = (q.shape[1], k.shape[1]) if offsets is None else (max_seqlen_q, max_seqlen_k)
+    lengths = (q.shape[1], k.shape[1])
+    if offsets is not None:
+        # torch's, not Python's, minimum: while torch.compile traces, it stays a symbol instead of choosing one.
+        least: Callable[[int, int], int] = torch.sym_min
+        lengths = (least(max_seqlen_q, q.shape[0]), least(max_seqlen_k, k.shape[0]))
     padded = [-(-length // _WEIGHTS_MULTIPLE) * _WEIGHTS_MULTIPLE for length in lengths]
     return q.new_zeros((batch, q.shape[-2], *padded))

@@ -4,9 +4,14 @@ Means and deviations of n draws are tested to six standard errors: a standard er
 a standard deviation of normal draws is std / sqrt(2 n). The draws are fixed, so nothing here can be flaky.
 """
 
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from fa2verify.kernels.activations import captured
 from fa2verify.kernels.values import DEPENDENT, FAMILIES, ROLES, Family, Role, Stream, Values, draw
 
 SHAPE = (257, 3, 64)
@@ -139,6 +144,59 @@ def test_all_scores_of_opposed_are_low() -> None:
 
 
 def test_only_dependent_families_repeat_values() -> None:
-    """Values that come again are rounded alike. The zeros of negative_zero come again too, but round to nothing."""
+    """Values that come again are rounded alike. The zeros of negative_zero come again too, but round to nothing.
+
+    Single values of activations come again because fp16 has few; whole rows, whose scores would be equal, do not.
+    """
     repeated = {family for family in FAMILIES if len(np.unique(values(family, "k"))) < COUNT // 2}
-    assert repeated == DEPENDENT | {"negative_zero"}
+    assert repeated == DEPENDENT | {"negative_zero", "activations"}
+    for head_dim in (8, 32, 40, 256):
+        keys = draw("activations", 3, "k", 0, (3000, 2, head_dim))
+        assert all(len(np.unique(keys[:, head], axis=0)) == 3000 for head in range(2))
+
+
+def real(seed: int, role: Role, shape: tuple[int, ...]) -> Values:
+    return draw("activations", seed, role, 0, shape)
+
+
+def test_activations_are_the_captured_rows_of_one_head_in_all_roles() -> None:
+    store = captured()
+    assert store.shape == (4, 10, 128, 32)
+    starts = set()
+    for seed in range(40):
+        q = real(seed, "q", (5, 1, 32))[:, 0]
+        (head,), (start,) = np.nonzero((store[0, :, :124] == q[0]).all(-1))
+        starts.add(int(start))
+        for position, role in enumerate(ROLES):
+            rows = np.concatenate([store[position, head, start:], store[position, (head + 1) % 10]])
+            assert (real(seed, role, (128, 1, 32))[:, 0] == rows[:128]).all()
+    # Half of all sequences begin where the text does: 20 of 40, six standard deviations are 19.
+    assert 0 in starts
+    assert len(starts) > 5
+
+
+def test_activations_of_other_head_dims_are_slices_and_heads_side_by_side() -> None:
+    four = real(7, "k", (9, 4, 32))
+    assert (real(7, "k", (9, 2, 64)) == four.reshape(9, 2, 64)).all()
+    assert (real(7, "k", (9, 2, 40)) == four.reshape(9, 2, 64)[..., :40]).all()
+    assert (real(7, "k", (9, 4, 8)) == four[..., :8]).all()
+
+
+def test_activations_have_sinks_and_uneven_gradients() -> None:
+    q, k, _, dout = captured().astype(np.float64)
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(32)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    ends = weights[..., [0, -1]].sum(-1).mean(-1)  # of what each head gives out; 2 / 128 would be even
+    assert ends.max() > 0.6
+    assert (ends > 0.3).sum() >= 5
+    assert np.abs(scores).max() > 30
+    sizes = np.sqrt((dout**2).mean(-1))
+    assert ((sizes > 0.5).any(-1) & (sizes.max(-1) > 5 * sizes.min(-1))).all()
+    assert (sizes.max(-1) / sizes.min(-1)).max() > 100
+
+
+def test_activations_are_the_file_that_the_capture_wrote() -> None:
+    page = (Path(__file__).parents[2] / "docs/activations/README.md").read_text()
+    stored = files("fa2verify.kernels").joinpath("activations.npy").read_bytes()
+    assert hashlib.sha256(stored).hexdigest() in page

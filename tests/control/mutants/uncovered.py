@@ -23,7 +23,7 @@ UNCOVERED = {
     ),
     "FA 1782, 2356, candle 3596, wrong device or stream": "it takes two GPUs, or a stream.",
     "TransformerEngine 3216, dQ wrong by a factor on real activations": (
-        "not planted; real activations, as a value family, are what showed it and would here."
+        "its cause is not known, so it cannot be planted; the family of real activations is what would show it."
     ),
     "flashinfer 3605, every call is refused or right": (
         "a promise of an interface, not one kernel's fault: tests/kernels/test_interface_checks.py."
