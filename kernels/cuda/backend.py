@@ -10,7 +10,17 @@ from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, gpu, gpu_compiler, host_compiler
 from fa2verify.kernels.cuda.call import beside, make_structure
-from fa2verify.kernels.cuda.configuration import MAX_HEAD_DIM, Feature, Name, Variant, padded_head_dim, relevant
+from fa2verify.kernels.cuda.configuration import (
+    MAX_HEAD_DIM,
+    OWN_KEYS,
+    Feature,
+    Name,
+    Tiles,
+    one_pass_tiles,
+    padded_head_dim,
+    relevant,
+    variant,
+)
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.problem import DType
 
@@ -45,7 +55,7 @@ class CudaBackend:
         """Fill `out` and `lse`."""
         _poison_rows(out, call.cu_seqlens_q)
         _poison_rows(lse.mT, call.cu_seqlens_q)
-        _launch("forward", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse})
+        launch("forward", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse})
 
     def backward(
         self,
@@ -60,12 +70,16 @@ class CudaBackend:
         dq: Tensor | None,
         dk: Tensor | None,
         dv: Tensor | None,
-        deterministic: bool,  # noqa: ARG002 -- every sum has one order, always
+        deterministic: bool,
     ) -> None:
-        """Fill the gradients that are not None."""
+        """Fill the gradients that are not None: in one pass, or in two that need no atomics."""
         delta = torch.empty_like(lse)
+        dq_sum = None
+        if dq is not None and dk is not None and not deterministic and _has_one_pass(call, q.device):
+            dq_sum = q.new_empty(dq_sum_shape(call, q), dtype=torch.float32)
         for tensor, offsets in (
             (delta.mT, None),
+            (dq_sum, None),
             (dq, call.cu_seqlens_q),
             (dk, call.cu_seqlens_k),
             (dv, call.cu_seqlens_k),
@@ -73,33 +87,56 @@ class CudaBackend:
             if tensor is not None:
                 _poison_rows(tensor, offsets)
         read = {"q": q, "k": k, "v": v, "dout": dout, "lse": lse, "delta": delta}
-        _launch("preprocess", call, {"out": out, "dout": dout, "delta": delta, "dlse": dlse})
+        launch("preprocess", call, {"out": out, "dout": dout, "delta": delta, "dlse": dlse, "dq_sum": dq_sum})
+        if dq_sum is not None:
+            launch("backward", call, read | {"dq_sum": dq_sum, "dk": dk, "dv": dv})
+            launch("postprocess", call, {"dq": dq, "dq_sum": dq_sum})
+            return
         if dk is not None and dv is not None:
-            _launch("backward_dkdv", call, read | {"dk": dk, "dv": dv})
+            launch("backward_dkdv", call, read | {"dk": dk, "dv": dv})
         if dq is not None:
-            _launch("backward_dq", call, read | {"dq": dq})
+            launch("backward_dq", call, read | {"dq": dq})
 
     def probabilities(self, call: Call, q: Tensor, k: Tensor, lse: Tensor, weights: Tensor) -> None:
         """Fill the visible part of `weights`."""
-        _launch("probabilities", call, {"q": q, "k": k, "lse": lse, "weights": weights})
+        launch("probabilities", call, {"q": q, "k": k, "lse": lse, "weights": weights})
 
 
-def _launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None]) -> None:
+def _has_one_pass(call: Call, device: torch.device) -> bool:
+    return one_pass_tiles(padded_head_dim(call.head_dim), _shared_kb(device)) is not None
+
+
+def dq_sum_shape(call: Call, q: Tensor) -> tuple[int, ...]:
+    """(heads_q, tiles of 16 rows, 16 * padded head_dim), as dq_sum.cuh lays it out."""
+    if call.cu_seqlens_q is None:
+        tiles = call.batch * -(-call.seqlen_q // 16)
+    else:
+        tiles = -(-(q.shape[0] + 16 * call.batch) // 16)
+    return call.heads_q, tiles, 16 * padded_head_dim(call.head_dim)
+
+
+def _shared_kb(device: torch.device) -> int:
+    return emulator.SHARED_KB if device.type == "cpu" else gpu.shared_kb(device)
+
+
+def launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None], tiles: Tiles | None = None) -> None:
+    """Start one kernel on `tensors`, by their names in call.cuh, with the table's tiles or with `tiles`."""
     structure = make_structure(call, tensors)
     first = next(tensor for tensor in tensors.values() if tensor is not None)
     emulated = first.device.type == "cpu"
     features = Feature.ANY if emulated else relevant(name, Feature(structure.features))
-    variant = Variant(name, _DTYPES[first.dtype], padded_head_dim(call.head_dim), features)
-    length, heads = (call.seqlen_k, call.heads_kv) if name == "backward_dkdv" else (call.seqlen_q, call.heads_q)
-    structure.blocks = -(-length // variant.rows)
-    blocks = structure.blocks * heads * call.batch * variant.parts
+    head_dim = padded_head_dim(call.head_dim)
+    chosen = variant(name, _DTYPES[first.dtype], head_dim, features, _shared_kb(first.device), tiles)
+    length, heads = (call.seqlen_k, call.heads_kv) if name in OWN_KEYS else (call.seqlen_q, call.heads_q)
+    structure.blocks = -(-length // chosen.rows)
+    blocks = structure.blocks * heads * call.batch * chosen.parts
     if blocks > _MAX_BLOCKS:
         raise ValueError(f"{name} would take {blocks} blocks, more than the {_MAX_BLOCKS} of a grid; split the batch")
     if emulated:
         known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        emulator.launch(variant, blocks, structure, known | beside(call))
+        emulator.launch(chosen, blocks, structure, known | beside(call))
     else:
-        gpu.launch(variant, blocks, structure, first.device)
+        gpu.launch(chosen, blocks, structure, first.device)
 
 
 def _poison_rows(tensor: Tensor, offsets: Tensor | None) -> None:

@@ -16,18 +16,17 @@ template <class T, int D, int BLOCK_M, int BLOCK_N, int COLUMNS, int STAGES, uns
 DEVICE void backward_dkdv(const Call& call) {
   constexpr int THREADS = 2 * BLOCK_N, PARTS = D / COLUMNS, QUERIES = BLOCK_M / 8;
   constexpr u32 Q_BYTES = TILE_BYTES<BLOCK_M, D>, STAGE_BYTES = 2 * Q_BYTES + BLOCK_M * 8;
-  static_assert(BLOCK_M <= THREADS);
   Work work = find_work(call, block_index() / PARTS, call.heads_kv);
   int column = work.block * BLOCK_N;
   if (column >= work.k.length) return;
   int first_column = static_cast<int>(block_index() % PARTS) * COLUMNS;  // of head_dim
   int group = call.heads_q / call.heads_kv;
-  int lane = static_cast<int>(lane_index()), own_key = static_cast<int>(warp_index()) * 16;
+  int own_key = static_cast<int>(warp_index()) * 16;
   Shared k_tile = shared_memory(), v_tile = k_tile + TILE_BYTES<BLOCK_N, D>, stages = v_tile + TILE_BYTES<BLOCK_N, D>;
   TileRange range = seeing_queries(call, work, column, BLOCK_N, BLOCK_M);
   int tiles_a_head = range.end - range.begin, steps = tiles_a_head * group;
 
-  // Stage: Q tile, dO tile, (lse_log2, delta) of each query.
+  // Stage: Q tile, dO tile, (lse, delta) of each query.
   auto fetch_queries = [&](int step) {
     Shared stage = stages + step % STAGES * STAGE_BYTES;
     int head = work.head * group + step / tiles_a_head, row = (range.begin + step % tiles_a_head) * BLOCK_M;
@@ -36,14 +35,8 @@ DEVICE void backward_dkdv(const Call& call) {
     fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage + Q_BYTES,
                                               head_rows(call.dout, work.q, head) + row * call.dout.row_stride,
                                               call.dout.row_stride, work.q.length - row);
+    fetch_statistics<BLOCK_M, THREADS>(call, work, stage + 2 * Q_BYTES, head, row);
     commit_copies();
-    int own = static_cast<int>(thread_index());
-    if (own < BLOCK_M) {
-      RowStatistics statistics = row_statistics(call, lse_offset(call, work.q, head), row + own, work.q.length);
-      Shared target = stage + 2 * Q_BYTES + own * 8;
-      shared_store(target, as_bits(statistics.lse_log2));
-      shared_store(target + 4, as_bits(statistics.delta));
-    }
   };
 
   float dk[1][COLUMNS / 8][4], dv[1][COLUMNS / 8][4];
@@ -72,7 +65,7 @@ DEVICE void backward_dkdv(const Call& call) {
     Shared q_tile = stages + step % STAGES * STAGE_BYTES, dout_tile = q_tile + Q_BYTES, rows = dout_tile + Q_BYTES;
     int head = work.head * group + step / tiles_a_head, row = (range.begin + step % tiles_a_head) * BLOCK_M;
     float slope = slope_log2<FEATURES>(call, work.sequence, head);
-    bool masked = needs_mask(call, work, row, BLOCK_M, column, BLOCK_N);
+    bool masked = needs_gradient_mask(call, work, row, BLOCK_M, column, BLOCK_N);
 
     // S^T = K Q^T and dP^T = V dO^T  (lines 10 and 13)
     float p[1][QUERIES][4], ds[1][QUERIES][4];
@@ -80,21 +73,7 @@ DEVICE void backward_dkdv(const Call& call) {
     rows_by_rows<T, D>(ds, v_tile, own_key, dout_tile);
 
     // P^T and dS^T  (lines 11 and 14)
-#pragma unroll
-    for (int n = 0; n < QUERIES; ++n)
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        int own = 8 * n + lane % 4 * 2 + side;
-        RowStatistics statistics = {as_float(shared_load(rows + own * 8)), as_float(shared_load(rows + own * 8 + 4))};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          int key = column + own_key + lane / 4 + 8 * half, e = 2 * half + side;
-          Weights one =
-              weights<FEATURES>(call, work, p[0][n][e], ds[0][n][e], row + own, key, head, slope, statistics, masked);
-          p[0][n][e] = one.w;
-          ds[0][n][e] = one.ds;
-        }
-      }
+    transposed_weights<FEATURES>(call, work, p, ds, row, column + own_key, head, slope, rows, masked);
 
     // dV += P^T dO and dK += dS^T Q  (lines 12 and 16)
     weights_by_rows<T, D>(dv, p, dout_tile, first_column / 8);

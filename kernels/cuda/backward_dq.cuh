@@ -67,7 +67,7 @@ DEVICE void backward_dq(const Call& call) {
     block_sync();  // this step's tiles are there for all
     Shared k_tile = stages + (index - range.begin) % STAGES * (2 * K_BYTES), v_tile = k_tile + K_BYTES;
     int column = index * BLOCK_N;
-    bool masked = needs_mask(call, work, row, BLOCK_M, column, BLOCK_N);
+    bool masked = needs_gradient_mask(call, work, row, BLOCK_M, column, BLOCK_N);
 
     // S = Q K^T and dP = dO V^T  (lines 10 and 13)
     float s[1][KEYS][4], ds[1][KEYS][4];
@@ -81,7 +81,7 @@ DEVICE void backward_dq(const Call& call) {
       for (int e = 0; e < 4; ++e) {
         int query = row + own_row + lane / 4 + e / 2 * 8, key = column + 8 * n + lane % 4 * 2 + e % 2;
         ds[0][n][e] = weights<FEATURES>(call, work, s[0][n][e], ds[0][n][e], query, key, work.head, slope,
-                                        statistics[e / 2], masked)
+                                        statistics[e / 2], !masked || is_visible(call, work, query, key))
                           .ds;
       }
 

@@ -19,6 +19,8 @@ struct Call {
   float* lse;         // (sequence, head, row), natural log; `delta` and `dlse` lie alike
   float* delta;       // rowsum(dO * O) - dlse
   const float* dlse;  // gradient of lse, or nullptr
+  float* dq_sum;      // dQ / scale in fp32, as dq_sum.cuh lays it out; nullptr: the backward takes two passes
+  i64 dq_sum_tiles;   // of 16 rows a head
   i64 lse_sequence_stride;
   i64 lse_head_stride;
   const int* cu_seqlens_q;  // nullptr: dense

@@ -39,6 +39,8 @@ class CallStructure(ctypes.Structure):
     _fields_ = (
         *((name, _View) for name in VIEWS),
         *((name, ctypes.c_void_p) for name in ROWS),
+        ("dq_sum", ctypes.c_void_p),
+        ("dq_sum_tiles", ctypes.c_int64),
         ("lse_sequence_stride", ctypes.c_int64),
         ("lse_head_stride", ctypes.c_int64),
         ("cu_seqlens_q", ctypes.c_void_p),
@@ -82,6 +84,8 @@ def make_structure(call: Call, tensors: Mapping[str, Tensor | None]) -> CallStru
             setattr(structure, name, tensor.data_ptr())
             structure.lse_sequence_stride = 1 if call.varlen else tensor.stride(0)
             structure.lse_head_stride = tensor.stride(0 if call.varlen else 1)
+        elif name == "dq_sum":
+            structure.dq_sum, structure.dq_sum_tiles = tensor.data_ptr(), tensor.shape[1]
         elif name == "weights":
             sequence, head, row, _ = tensor.stride()
             structure.weights = _View(tensor.data_ptr(), sequence, row, head)

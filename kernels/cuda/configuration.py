@@ -1,9 +1,10 @@
 """What is compiled: the kernels, their tile sizes in one table, and the variants that a call selects.
 
-A variant is a kernel, a dtype, a padded head_dim and the features that its code has. Everything else (lengths, heads,
-strides, masks) is a run-time value, so that thousands of drawn problems need tens of variants.
+A variant is a kernel, a dtype, a padded head_dim, the features that its code has and its tiles. Everything else
+(lengths, heads, strides, masks) is a run-time value, so that thousands of drawn problems need tens of variants.
 
-Tiles fit a block into the 99 KB of shared memory of compute capability 8.6, 8.9 and 12.0, and 255 registers a thread.
+Tiles fit a block into 255 registers a thread and the shared memory of its GPU, which is what GPUs differ in here: 99 KB
+a block for compute capability 8.6, 8.9 and 12.0, 163 for 8.0, 227 for 9.0 and 10.0.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,17 @@ from typing import Literal, get_args
 
 from fa2verify.kernels.problem import DType
 
-Name = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "probabilities"]
+Name = Literal["forward", "preprocess", "backward", "postprocess", "backward_dkdv", "backward_dq", "probabilities"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PADDED_HEAD_DIMS = (32, 64, 96, 128, 256)
 MAX_HEAD_DIM = PADDED_HEAD_DIMS[-1]
 # Indices into sequences are 32-bit, and so are sums of two lengths and a window.
 MAX_SEQLEN = 2**29 - 1
+
+# KB of shared memory that a block may have, of the GPUs that the table knows.
+SHARED_KB = (99, 163, 227)
+# Kernels whose blocks own keys; the others' own queries.
+OWN_KEYS: tuple[Name, ...] = ("backward", "backward_dkdv")
 
 _ELEMENT = {"float16": "Half", "bfloat16": "BFloat"}
 
@@ -42,6 +48,8 @@ class Tiles:
     warps    of a block
     columns  of head_dim that a block accumulates; 0: all
     stages   tiles of the walked side that are in shared memory at once
+    spread   of the one-pass backward: how many of the warps lie along the keys of the scores, along the keys of dK and
+             dV, and along the queries of dQ; the rest lie along the other side of each
     """
 
     block_m: int
@@ -49,10 +57,16 @@ class Tiles:
     warps: int = 4
     columns: int = 0
     stages: int = 1
+    spread: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def from_registers(self) -> bool:
+        """Whether the one-pass backward feeds P and dS to dV and dK from registers: a warp has all that they need."""
+        return self.spread[:2] == (self.warps, self.warps)
 
 
 # The same for every head_dim.
-_PREPROCESS, _PROBABILITIES = Tiles(64), Tiles(64, 64)
+_PREPROCESS, _POSTPROCESS, _PROBABILITIES = Tiles(64), Tiles(64), Tiles(64, 64)
 _TABLE: dict[int, tuple[Tiles, Tiles, Tiles]] = {
     # head_dim: forward, backward_dkdv, backward_dq
     32: (Tiles(128, 64), Tiles(64, 128, 8, 32, 2), Tiles(128, 64, 8, stages=2)),
@@ -61,6 +75,17 @@ _TABLE: dict[int, tuple[Tiles, Tiles, Tiles]] = {
     128: (Tiles(128, 64), Tiles(64, 128, 8, 128), Tiles(128, 64, 8)),
     # Two accumulators of 16 x 256 would not fit the registers of a warp: a block takes half of the columns.
     256: (Tiles(64, 64), Tiles(32, 64, 4, 128), Tiles(64, 32)),
+}
+# The one-pass backward by head_dim, then by KB of shared memory: the entry for the most that the GPU has holds. A warp
+# has 32 keys of the scores where two accumulators of 32 x head_dim fit its registers, since each load of a query then
+# serves twice as many products.
+_ONE_PASS: dict[int, dict[int, Tiles]] = {
+    32: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
+    64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
+    96: {99: Tiles(64, 64, 4, stages=2, spread=(4, 4, 4)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 4))},
+    128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 2))},
+    # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64.
+    256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2))},
 }
 
 
@@ -72,18 +97,7 @@ class Variant:
     dtype: DType
     head_dim: int
     features: Feature
-
-    @property
-    def tiles(self) -> Tiles:
-        """Its entry of the table."""
-        forward, backward_dkdv, backward_dq = _TABLE[self.head_dim]
-        return {
-            "forward": forward,
-            "preprocess": _PREPROCESS,
-            "backward_dkdv": backward_dkdv,
-            "backward_dq": backward_dq,
-            "probabilities": _PROBABILITIES,
-        }[self.name]
+    tiles: Tiles
 
     @property
     def threads(self) -> int:
@@ -92,8 +106,8 @@ class Variant:
 
     @property
     def rows(self) -> int:
-        """Rows that a block owns: queries, or keys in `backward_dkdv`."""
-        return self.tiles.block_n if self.name == "backward_dkdv" else self.tiles.block_m
+        """Rows that a block owns: queries, or keys."""
+        return self.tiles.block_n if self.name in OWN_KEYS else self.tiles.block_m
 
     @property
     def parts(self) -> int:
@@ -109,6 +123,13 @@ class Variant:
                 return (tiles.block_m + 2 * tiles.block_n) * row
             case "preprocess":
                 return 0
+            case "backward":
+                # P and dS, or, from registers, as many of dS as there are stages.
+                scores = tiles.stages if tiles.from_registers else 2
+                fixed = 2 * tiles.block_n * row + scores * 2 * tiles.block_m * tiles.block_n
+                return fixed + tiles.stages * tiles.block_m * (2 * row + 8)
+            case "postprocess":
+                return tiles.block_m * row
             case "backward_dkdv":
                 return 2 * tiles.block_n * row + tiles.stages * tiles.block_m * (2 * row + 8)
             case "backward_dq":
@@ -123,12 +144,58 @@ class Variant:
         sizes = {
             "forward": (tiles.block_m, tiles.block_n, tiles.warps),
             "preprocess": (tiles.block_m, tiles.warps),
+            "backward": (tiles.block_m, tiles.block_n, tiles.warps, *tiles.spread, tiles.stages),
+            "postprocess": (tiles.block_m, tiles.warps),
             "backward_dkdv": (tiles.block_m, tiles.block_n, tiles.columns, tiles.stages),
             "backward_dq": (tiles.block_m, tiles.block_n, tiles.stages),
             "probabilities": (tiles.block_m, tiles.block_n),
         }[self.name]
         arguments = ", ".join(map(str, (f"fa2::{_ELEMENT[self.dtype]}", self.head_dim, *sizes, int(self.features))))
         return f"fa2::{self.name}<{arguments}>"
+
+
+def variant(
+    name: Name,
+    dtype: DType,
+    head_dim: int,
+    features: Feature,
+    shared_kb: int = SHARED_KB[0],
+    tiles: Tiles | None = None,
+) -> Variant:
+    """The variant for a GPU whose blocks may have `shared_kb` of shared memory, with the table's tiles or with `tiles`.
+
+    Raises ValueError if the table has no one-pass backward for this head_dim and so little shared memory.
+    """
+    if tiles is None:
+        tiles = one_pass_tiles(head_dim, shared_kb) if name == "backward" else _tiles(name, head_dim)
+    if tiles is None:
+        raise ValueError(f"no one-pass backward of head_dim {head_dim} fits {shared_kb} KB of shared memory")
+    return Variant(name, dtype, head_dim, features, tiles)
+
+
+def variants(dtype: DType, head_dim: int, features: Feature, shared_kb: int) -> tuple[Variant, ...]:
+    """Those of all kernels that a GPU with `shared_kb` has."""
+    names = [name for name in NAMES if name != "backward" or one_pass_tiles(head_dim, shared_kb)]
+    return tuple(variant(name, dtype, head_dim, features, shared_kb) for name in names)
+
+
+def one_pass_tiles(head_dim: int, shared_kb: int) -> Tiles | None:
+    """The table's tiles of the one-pass backward; None where two passes serve better."""
+    fitting = [least for least in _ONE_PASS[head_dim] if least <= shared_kb]
+    return _ONE_PASS[head_dim][max(fitting)] if fitting else None
+
+
+def _tiles(name: Name, head_dim: int) -> Tiles:
+    forward, backward_dkdv, backward_dq = _TABLE[head_dim]
+    tiles: dict[Name, Tiles] = {
+        "forward": forward,
+        "preprocess": _PREPROCESS,
+        "postprocess": _POSTPROCESS,
+        "backward_dkdv": backward_dkdv,
+        "backward_dq": backward_dq,
+        "probabilities": _PROBABILITIES,
+    }
+    return tiles[name]
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -141,4 +208,4 @@ def padded_head_dim(head_dim: int) -> int:
 
 def relevant(name: Name, features: Feature) -> Feature:
     """The part of a call's features that one kernel's code depends on."""
-    return features & Feature.NARROW if name == "preprocess" else features
+    return features & Feature.NARROW if name in ("preprocess", "postprocess") else features

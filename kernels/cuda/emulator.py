@@ -12,11 +12,14 @@ from functools import cache
 
 from torch import Tensor
 
+from fa2verify.kernels.cuda import configuration
 from fa2verify.kernels.cuda.call import CallStructure
-from fa2verify.kernels.cuda.configuration import NAMES, Feature, Variant
+from fa2verify.kernels.cuda.configuration import Feature, Variant, variants
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.cuda.source import host_source
-from fa2verify.kernels.problem import DType
+
+# Blocks have the shared memory, and hence the tiles, of the GPUs that have most: those of compute capability 9.0.
+SHARED_KB = configuration.SHARED_KB[-1]
 
 
 class EmulatorError(RuntimeError):
@@ -48,7 +51,7 @@ def launch(variant: Variant, blocks: int, call: CallStructure, tensors: dict[str
     """Run `blocks` blocks of a kernel on CPU tensors. Raises EmulatorError, HostCompilerError."""
     if not blocks:
         return
-    function = _function(variant.name, variant.dtype, variant.head_dim)
+    function = _function(variant)
     run(function, blocks, variant.threads, variant.shared_bytes, ctypes.byref(call), ranges(tensors), variant.name)
 
 
@@ -69,15 +72,17 @@ def run(  # type: ignore[no-untyped-def]  # ctypes' functions and arguments have
 
 
 @cache
-def _function(name: str, dtype: DType, head_dim: int):  # type: ignore[no-untyped-def]
-    # One library for a dtype and head_dim, with every kernel and every feature: it builds in seconds.
-    built = library(host_source([Variant(kernel, dtype, head_dim, Feature.ANY) for kernel in NAMES]))
+def _function(variant: Variant):  # type: ignore[no-untyped-def]
+    # One library for a dtype and head_dim, with every kernel and every feature: it builds in seconds. Other tiles than
+    # the table's have a library of their own.
+    every = variants(variant.dtype, variant.head_dim, Feature.ANY, configuration.SHARED_KB[-1])
+    built = library(host_source(every if variant in every else (variant,)))
     built.call_size.restype = ctypes.c_size_t
     if built.call_size() != ctypes.sizeof(CallStructure):
         raise EmulatorError(
             f"Call has {built.call_size()} bytes in call.cuh and {ctypes.sizeof(CallStructure)} in call.py"
         )
-    return prepared(built, name)
+    return prepared(built, variant.name)
 
 
 def prepared(built: ctypes.CDLL, name: str):  # type: ignore[no-untyped-def]

@@ -54,6 +54,19 @@ def _start(kernel: Any, variant: Variant, blocks: int, stream: int, call: CallSt
 
 
 @cache
+def shared_kb(device: torch.device) -> int:
+    """KB of shared memory that a block on `device`, which has an index, may ask for."""
+    from cuda.bindings import driver
+
+    status, handle = driver.cuDeviceGet(device.index)
+    _check(status)
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    status, size = driver.cuDeviceGetAttribute(attribute, handle)
+    _check(status)
+    return int(size) // 1024
+
+
+@cache
 def _kernel(variant: Variant, index: int) -> Any:
     """The driver's CUfunction for a kernel, loaded on a device and allowed all the shared memory that it takes."""
     from cuda.bindings import driver

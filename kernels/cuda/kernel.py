@@ -10,7 +10,7 @@ from fa2verify.kernels.tensors import Tensors
 
 
 class CudaKernel(AutogradKernel):
-    """`fa2verify.kernels.cuda.attention` on a GPU; the backward always has the same bits."""
+    """`fa2verify.kernels.cuda.attention` on a GPU; a deterministic backward has the same bits in every run."""
 
     name = "fa2verify-cuda"
     lineage = "fa2verify-cuda"

@@ -12,11 +12,14 @@
 //   GlobalPointer<T>                 a T* that the emulator knows the tensor of; made by global(pointer)
 //     load, store                    one T
 //     load_words, store_words        16 bytes, at a multiple of 16
+//     atomic_add                     adds a float to one in memory; in no order with what others add
+//     atomic_add_words               four floats, at a multiple of 16 bytes; one instruction where VECTOR_ATOMICS
 //   Shared                           an address in the block's shared memory, in bytes; made by shared_memory(), which is
 //                                    at a multiple of 1024
 //   shared_load, shared_store        4 bytes; shared_load_words, shared_store_words: 16
 //   copy_async(to, from, valid)      16 bytes from global to shared memory, zeros if not valid; lands at some time before
 //                                    wait_copies returns
+//   copy_async_word(to, from, valid) the same of 4 bytes
 //   commit_copies()                  closes a group of this thread's copies
 //   wait_copies<n>()                 returns when at most the n latest groups of this thread are still under way
 //   block_sync(), warp_sync()        barriers, which order shared memory too

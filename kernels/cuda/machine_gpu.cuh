@@ -30,8 +30,33 @@ template <class T>
 DEVICE void store(GlobalPointer<T> to, T value) {
   *to.at = value;
 }
-DEVICE Words load_words(GlobalPointer<u16> from) { return *reinterpret_cast<const Words*>(from.at); }
-DEVICE void store_words(GlobalPointer<u16> to, Words words) { *reinterpret_cast<Words*>(to.at) = words; }
+template <class T>
+DEVICE Words load_words(GlobalPointer<T> from) {
+  return *reinterpret_cast<const Words*>(from.at);
+}
+template <class T>
+DEVICE void store_words(GlobalPointer<T> to, Words words) {
+  *reinterpret_cast<Words*>(to.at) = words;
+}
+
+#if __CUDA_ARCH__ >= 900
+constexpr bool VECTOR_ATOMICS = true;
+#else
+constexpr bool VECTOR_ATOMICS = false;
+#endif
+DEVICE void atomic_add(GlobalPointer<float> to, float x) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(__cvta_generic_to_global(to.at)), "f"(x) : "memory");
+}
+DEVICE void atomic_add_words(GlobalPointer<float> to, const float (&x)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to.at)),
+               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
+#else
+#pragma unroll
+  for (int i = 0; i < 4; ++i) atomic_add(to + i, x[i]);
+#endif
+}
 
 // Shared memory
 
@@ -68,6 +93,13 @@ DEVICE void shared_store_words(Shared to, Words words) {
 DEVICE void copy_async(Shared to, GlobalPointer<u16> from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from.at)),
                "r"(valid ? 16 : 0)
+               : "memory");
+}
+template <class T>
+DEVICE void copy_async_word(Shared to, GlobalPointer<T> from, bool valid) {
+  static_assert(sizeof(T) == 4);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from.at)),
+               "r"(valid ? 4 : 0)
                : "memory");
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -51,15 +51,32 @@ void store(GlobalPointer<T> to, T value, Site site = Site::current()) {
   emulator::check_global(to.at, sizeof(T), to.range, "store", site);
   *reinterpret_cast<T*>(to.at) = value;
 }
-DEVICE Words load_words(GlobalPointer<u16> from, Site site = Site::current()) {
+template <class T>
+Words load_words(GlobalPointer<T> from, Site site = Site::current()) {
   emulator::check_global(from.at, sizeof(Words), from.range, "load", site);
   Words words;
   std::memcpy(&words, reinterpret_cast<const void*>(from.at), sizeof words);
   return words;
 }
-DEVICE void store_words(GlobalPointer<u16> to, Words words, Site site = Site::current()) {
+template <class T>
+void store_words(GlobalPointer<T> to, Words words, Site site = Site::current()) {
   emulator::check_global(to.at, sizeof(Words), to.range, "store", site);
   std::memcpy(reinterpret_cast<void*>(to.at), &words, sizeof words);
+}
+
+// FA2_SCALAR_ATOMICS: as on a GPU before compute capability 9.0.
+#ifdef FA2_SCALAR_ATOMICS
+constexpr bool VECTOR_ATOMICS = false;
+#else
+constexpr bool VECTOR_ATOMICS = true;
+#endif
+DEVICE void atomic_add(GlobalPointer<float> to, float x, Site site = Site::current()) {
+  emulator::check_global(to.at, sizeof(float), to.range, "atomic_add", site);
+  *reinterpret_cast<float*>(to.at) += x;
+}
+DEVICE void atomic_add_words(GlobalPointer<float> to, const float (&x)[4], Site site = Site::current()) {
+  emulator::check_global(to.at, sizeof x, to.range, "atomic_add", site);
+  for (unsigned i = 0; i < 4; ++i) reinterpret_cast<float*>(to.at)[i] += x[i];
 }
 
 // Shared memory
@@ -88,13 +105,22 @@ DEVICE void shared_store_words(Shared to, Words words, Site site = Site::current
 
 namespace emulator {
 inline std::vector<std::vector<std::vector<Copy>>> copies;
+
+inline void begin_copy(Shared to, uintptr_t from, unsigned bytes, const Range* range, bool valid, const Site& site) {
+  if (valid) check_global(from, bytes, range, "copy", site);
+  Copy copy{to, bytes, valid ? reinterpret_cast<const void*>(from) : nullptr, site};
+  shared.announce(copy, thread_index());
+  copies[thread_index()].back().push_back(copy);
 }
+}  // namespace emulator
 
 DEVICE void copy_async(Shared to, GlobalPointer<u16> from, bool valid, Site site = Site::current()) {
-  if (valid) emulator::check_global(from.at, 16, from.range, "copy", site);
-  emulator::Copy copy{to, valid ? reinterpret_cast<const void*>(from.at) : nullptr, site};
-  emulator::shared.announce(copy, thread_index());
-  emulator::copies[thread_index()].back().push_back(copy);
+  emulator::begin_copy(to, from.at, 16, from.range, valid, site);
+}
+template <class T>
+void copy_async_word(Shared to, GlobalPointer<T> from, bool valid, Site site = Site::current()) {
+  static_assert(sizeof(T) == 4);
+  emulator::begin_copy(to, from.at, 4, from.range, valid, site);
 }
 DEVICE void commit_copies() { emulator::copies[thread_index()].emplace_back(); }
 template <int n>

@@ -41,6 +41,7 @@ struct Granule {
 
 struct Copy {
   uint32_t to;
+  unsigned bytes;
   const void* from;  // nullptr: zeros
   Site site;
 };
@@ -99,26 +100,26 @@ class SharedMemory {
 
   // A copy may land at any time from here on.
   void announce(const Copy& copy, unsigned writer) {
-    check(copy.to, 16, "copy", copy.site);
-    for (unsigned i = copy.to / GRANULE; i < copy.to / GRANULE + 4; ++i) {
+    check(copy.to, copy.bytes, "copy", copy.site);
+    for (unsigned i = copy.to / GRANULE; i < (copy.to + copy.bytes) / GRANULE; ++i) {
       if (shadow_[i].copies)
         fail_at("copies", i, copy.site, "the target of another copy, issued at " + place(shadow_[i].copy_site));
       claim(i, writer, copy.site);
       ++shadow_[i].copies;
       shadow_[i].copy_site = copy.site;
     }
-    std::memset(bytes_at(copy.to), 0xff, 16);
+    std::memset(bytes_at(copy.to), 0xff, copy.bytes);
   }
 
   void land(const Copy& copy, unsigned writer) {
-    for (unsigned i = copy.to / GRANULE; i < copy.to / GRANULE + 4; ++i) {
+    for (unsigned i = copy.to / GRANULE; i < (copy.to + copy.bytes) / GRANULE; ++i) {
       --shadow_[i].copies;
       claim(i, writer, copy.site);
     }
     if (copy.from)
-      std::memcpy(bytes_at(copy.to), copy.from, 16);
+      std::memcpy(bytes_at(copy.to), copy.from, copy.bytes);
     else
-      std::memset(bytes_at(copy.to), 0, 16);
+      std::memset(bytes_at(copy.to), 0, copy.bytes);
   }
 
  private:

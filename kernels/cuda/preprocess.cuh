@@ -1,11 +1,11 @@
 // What the backward needs a row before it starts: delta = rowsum(dO * O) (Algorithm 2, line 4), less the gradient of
-// lse.
+// lse; and a dQ of zeros, where blocks are to add to one.
 //
 // A gradient that arrives through lse adds P * dlse to dS, so it is subtracted here: dS = P * (dP - delta). A few lanes
-// share a row, 16 bytes each. Reads out, dout, dlse; writes delta of every query of the sequence.
+// share a row, 16 bytes each. Reads out, dout, dlse; writes delta of every query of the sequence, and dq_sum.
 #pragma once
 
-#include "geometry.cuh"
+#include "dq_sum.cuh"
 
 namespace fa2 {
 // Eight elements from column d of a row, of which those beyond head_dim are 0.
@@ -34,6 +34,13 @@ DEVICE void preprocess(const Call& call) {
   GlobalPointer<u16> dout_rows = head_rows(call.dout, work.q, work.head);
   i64 offset = lse_offset(call, work.q, work.head);
   int part = static_cast<int>(thread_index()) % LANES_A_ROW;
+  if (call.dq_sum) {
+    // The block's 16-row tiles lie one after the other; those of rows that do not exist are another sequence's.
+    constexpr int WORDS_A_TILE = 16 * D / 4;
+    int left = (work.q.length - row + 15) / 16, words = (left < BLOCK_M / 16 ? left : BLOCK_M / 16) * WORDS_A_TILE;
+    GlobalPointer<float> sum = dq_fragments<D>(call, work, work.head, row);
+    for (int at = static_cast<int>(thread_index()); at < words; at += 32 * WARPS) store_words(sum + at * 4, Words{});
+  }
 #pragma unroll
   for (int step = 0; step < BLOCK_M / ROWS_A_STEP; ++step) {
     int own = row + step * ROWS_A_STEP + static_cast<int>(thread_index()) / LANES_A_ROW;

@@ -39,15 +39,37 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
   }
 }
 
-// acc += P B: P, 16 M x 8 K, rounded to T in registers, against the 8 K rows of tile B, columns from 8 * first_chunk,
-// which begins a group of chunks.
+// acc += A B for the 8 N columns of B whose first lies at `address` in its row lane % 16, chunk lane / 16 of them, one
+// step of 16 of what is summed over.
+template <class T, int D, int M, int N>
+DEVICE void multiply_columns(float (&acc)[M][N][4], const u32 (&a)[M][4], Shared row, int first_chunk) {
+  static_assert(N % 2 == 0);
+  constexpr int GROUP = D % 64 == 0 ? 8 : 4;
+  // Where N chunks from any multiple of N on never share a group with others, first_chunk goes into the address once.
+  constexpr bool WHOLE = N % GROUP == 0 || GROUP % N == 0;
+  Shared first = chunks_right<D>(row, first_chunk);
+#pragma unroll
+  for (int n = 0; n < N / 2; ++n) {
+    u32 b[4];
+    load_matrices_transposed(b, WHOLE ? chunks_right<D>(first, 2 * n) : chunks_right<D>(row, first_chunk + 2 * n));
+    u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      multiply<T>(acc[m][2 * n], a[m], even);
+      multiply<T>(acc[m][2 * n + 1], a[m], odd);
+    }
+  }
+}
+
+// acc += P B: P, 16 M x 8 K, rounded to T in registers, against the 8 K rows of tile B, 8 N columns from chunk
+// `first_chunk`, a multiple of N.
 // Two accumulators of 16 x 8 are, element for element, one left operand of 16 x 16.
 template <class T, int D, int M, int K, int N>
 DEVICE void weights_by_rows(float (&acc)[M][N][4], const float (&p)[M][K][4], Shared b_tile, int first_chunk) {
-  static_assert(K % 2 == 0 && N % 2 == 0);
+  static_assert(K % 2 == 0);
   constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
   int lane = static_cast<int>(lane_index());
-  Shared b_rows = chunks_right<D>(chunk_address<D>(b_tile, lane % 16, lane / 16), first_chunk);
+  Shared b_rows = chunk_address<D>(b_tile, lane % 16, lane / 16);
 #pragma unroll
   for (int k = 0; k < K / 2; ++k) {
     u32 a[M][4];
@@ -55,17 +77,31 @@ DEVICE void weights_by_rows(float (&acc)[M][N][4], const float (&p)[M][K][4], Sh
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[m][i] = pack<T>(p[m][2 * k + i / 2][i % 2 * 2], p[m][2 * k + i / 2][i % 2 * 2 + 1]);
+    multiply_columns<T, D>(acc, a, b_rows + 16 * k * ROW, first_chunk);
+  }
+}
+
+// acc += A B: A from a tile of WIDTH columns, which holds it as it is or TRANSPOSED; rows [first, first + 16 M) of A, a
+// multiple of 16 M, against the 8 K rows of tile B, 8 N columns from chunk `first_chunk`, a multiple of N.
+template <class T, int WIDTH, bool TRANSPOSED, int D, int K, int M, int N>
+DEVICE void tile_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared b_tile, int first_chunk) {
+  static_assert(K % 2 == 0 && (!TRANSPOSED || 2 * M <= (WIDTH % 64 == 0 ? 8 : 4)));
+  constexpr u32 ROW = D * 2, A_ROW = WIDTH * 2;  // bytes; 16 rows down, the swizzle is the same
+  int lane = static_cast<int>(lane_index());
+  Shared b_rows = chunk_address<D>(b_tile, lane % 16, lane / 16);
+  Shared a_rows = TRANSPOSED ? chunk_address<WIDTH>(a_tile, lane % 8 + lane / 16 * 8, first / 8 + lane / 8 % 2)
+                             : chunk_address<WIDTH>(a_tile, first + lane % 16, lane / 16);
 #pragma unroll
-    for (int n = 0; n < N / 2; ++n) {
-      u32 b[4];
-      load_matrices_transposed(b, chunks_right<D>(b_rows, 2 * n) + 16 * k * ROW);
-      u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
+  for (int k = 0; k < K / 2; ++k) {
+    u32 a[M][4];
 #pragma unroll
-      for (int m = 0; m < M; ++m) {
-        multiply<T>(acc[m][2 * n], a[m], even);
-        multiply<T>(acc[m][2 * n + 1], a[m], odd);
-      }
+    for (int m = 0; m < M; ++m) {
+      if constexpr (TRANSPOSED)
+        load_matrices_transposed(a[m], chunks_right<WIDTH>(a_rows, 2 * m) + 16 * k * A_ROW);
+      else
+        load_matrices(a[m], chunks_right<WIDTH>(a_rows, 2 * k) + 16 * m * A_ROW);
     }
+    multiply_columns<T, D>(acc, a, b_rows + 16 * k * ROW, first_chunk);
   }
 }
 }  // namespace fa2

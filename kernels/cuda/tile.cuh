@@ -64,8 +64,8 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
 }
 
 // Rounds 16 rows x 8 N columns of a warp's accumulators and stores them to rows `first` on of `to`, of which `rows`
-// exist, columns from `column`. `tile` is shared memory whose rows [first, first + 16) belong to this warp, and which
-// nobody has read since the last barrier.
+// exist, columns from `column`. On their way they take the same place in `tile`, shared memory which nobody else has
+// touched there since the last barrier.
 template <class T, int D, int N, unsigned FEATURES>
 DEVICE void store_rows(const Call& call, const float (&acc)[N][4], Shared tile, int first, GlobalPointer<u16> to,
                        i64 row_stride, int rows, int column) {
@@ -75,14 +75,14 @@ DEVICE void store_rows(const Call& call, const float (&acc)[N][4], Shared tile, 
   for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      shared_store(chunk_address<D>(tile, first + lane / 4 + 8 * half, n) + lane % 4 * 4,
+      shared_store(chunk_address<D>(tile, first + lane / 4 + 8 * half, column / 8 + n) + lane % 4 * 4,
                    pack<T>(acc[n][2 * half], acc[n][2 * half + 1]));
   warp_sync();  // the rows are whole
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) {
     int at = i * 32 + lane;
     int row = first + at / N, chunk = at % N;
-    Words words = shared_load_words(chunk_address<D>(tile, row, chunk));
+    Words words = shared_load_words(chunk_address<D>(tile, row, column / 8 + chunk));
     int d = column + chunk * 8;
     if (row >= rows || d >= call.head_dim) continue;
     GlobalPointer<u16> target = to + (row * row_stride + d);

@@ -1,6 +1,7 @@
 """Our CUDA kernels, on the emulator, within the suite's error bounds; on a GPU where there is one."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +12,17 @@ from fa2verify.kernels.cuda import emulator, kernel
 from fa2verify.kernels.cuda.attention import attention
 from fa2verify.kernels.cuda.backend import CudaBackend
 from fa2verify.kernels.cuda.call import CallStructure, make_structure
-from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, NAMES, PADDED_HEAD_DIMS, Feature, Variant
+from fa2verify.kernels.cuda.configuration import (
+    MAX_SEQLEN,
+    PADDED_HEAD_DIMS,
+    SHARED_KB,
+    Feature,
+    Name,
+    one_pass_tiles,
+    variant,
+    variants,
+)
+from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
@@ -43,6 +54,12 @@ def compute(p: Problem, device: str) -> Outputs:
     return chosen(p, make_tensors(p, device))
 
 
+def check_both(p: Problem) -> None:
+    """The backward in one pass and in two."""
+    for deterministic in (False, True):
+        check(replace(p, deterministic=deterministic))
+
+
 def check(p: Problem) -> None:
     for device in DEVICES:
         tensors = make_tensors(p, device)
@@ -54,7 +71,49 @@ def check(p: Problem) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("head_dim", [1, 8, 32, 37, 64, 80, 100, 128, 136, 256])
 def test_every_width(head_dim: int, dtype: str) -> None:
-    check(problem(90, 140, head_dim=head_dim, dtype=dtype, causal="bottom_right"))
+    check_both(problem(90, 140, head_dim=head_dim, dtype=dtype, causal="bottom_right"))
+
+
+# A group of heads makes more steps of a block than tiles of a head.
+@pytest.mark.parametrize(
+    ("head_dim", "shared_kb"),
+    [(d, kb) for d, kb in product(PADDED_HEAD_DIMS, SHARED_KB) if one_pass_tiles(d, kb) != one_pass_tiles(d, 227)],
+)
+def test_tiles_of_gpus_with_less_shared_memory(head_dim: int, shared_kb: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "SHARED_KB", shared_kb)
+    p = problem(150, 140, head_dim=head_dim, heads_q=2, causal="bottom_right")
+    assert ("backward" in launched(p, monkeypatch)) == (one_pass_tiles(head_dim, shared_kb) is not None)
+    check(p)
+
+
+def test_atomics_of_gpus_that_add_one_float_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator._function.cache_clear()
+    monkeypatch.setattr(emulator, "library", lambda source: library(f"#define FA2_SCALAR_ATOMICS\n{source}"))
+    try:
+        check(problem(150, 140, causal="bottom_right"))
+    finally:
+        emulator._function.cache_clear()
+
+
+def launched(p: Problem, monkeypatch: pytest.MonkeyPatch) -> list[Name]:
+    """The kernels that a problem's forward and backward launch on the emulator, in order."""
+    names: list[Name] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(emulator, "launch", lambda chosen, *_: names.append(chosen.name))
+        kernel.EmulatedCudaKernel()(p, make_tensors(p))
+    return names
+
+
+def test_one_pass_unless_bits_must_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched(problem(), monkeypatch) == ["forward", "preprocess", "backward", "postprocess"]
+    two = ["forward", "preprocess", "backward_dkdv", "backward_dq"]
+    assert launched(problem(deterministic=True), monkeypatch) == two
+
+
+# Sequences share a tile of 128 rows in the packed tensor, and have tiles of 16 of their own in the sum.
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (16, 0, 32), (15, 17, 31, 33, 0), (130, 1)])
+def test_the_sum_of_dq_has_room_for_every_sequence(lengths: tuple[int, ...]) -> None:
+    check(problem(lengths=Varlen(seqlens_q=lengths, seqlens_k=(20,) * len(lengths)), heads_q=2))
 
 
 @pytest.mark.parametrize("seqlens", [(1, 1), (16, 64), (64, 16), (128, 128), (129, 65), (127, 193), (300, 20)])
@@ -66,7 +125,7 @@ def test_every_edge_of_a_tile(seqlens: tuple[int, int], causal: str | None) -> N
 @pytest.mark.parametrize("window", [(0, 0), (3, 70), (-1, 5), (65, -1), (0, 2**31 - 1)])
 @pytest.mark.parametrize("causal", [None, "bottom_right"])
 def test_windows(window: tuple[int, int], causal: str | None) -> None:
-    check(problem(150, 130, window=window, causal=causal))
+    check_both(problem(150, 130, window=window, causal=causal))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +143,7 @@ def test_windows(window: tuple[int, int], causal: str | None) -> None:
     ],
 )
 def test_what_changes_scores_and_weights(fields: dict[str, Any]) -> None:
-    check(problem(**({"seqlen_q": 100, "seqlen_k": 130} | fields)))
+    check_both(problem(**({"seqlen_q": 100, "seqlen_k": 130} | fields)))
 
 
 @pytest.mark.parametrize("layout", ["plain", "qkv_packed", "kv_packed", "transposed", "sliced", "offset"])
@@ -99,7 +158,7 @@ def test_layouts(layout: str, head_dim: int, varlen: bool) -> None:
 @pytest.mark.parametrize("causal", [None, "top_left", "bottom_right"])
 def test_empty_sequences_anywhere(causal: str | None) -> None:
     lengths = Varlen(seqlens_q=(0, 5, 0, 130, 3, 0), seqlens_k=(4, 0, 0, 90, 66, 1))
-    check(problem(lengths=lengths, causal=causal, heads_q=4, heads_kv=2))
+    check_both(problem(lengths=lengths, causal=causal, heads_q=4, heads_kv=2))
     check(problem(0, 5, causal=causal))
     check(problem(5, 0, causal=causal))
 
@@ -205,11 +264,17 @@ def test_a_scale_far_above_the_softcap_stays_finite() -> None:
         assert found == scale / abs(scale) * 2.0**125
 
 
-def test_every_variant_fits_the_smallest_shared_memory() -> None:
+@pytest.mark.parametrize("shared_kb", SHARED_KB)
+def test_every_variant_fits_its_shared_memory(shared_kb: int) -> None:
     for head_dim in PADDED_HEAD_DIMS:
-        for name in NAMES:
-            assert Variant(name, "float16", head_dim, Feature(0)).shared_bytes <= 99 * 1024
+        for one in variants("float16", head_dim, Feature(0), shared_kb):
+            assert one.shared_bytes <= shared_kb * 1024
+
+
+def test_a_backward_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="no one-pass backward of head_dim 256 fits 99 KB of shared memory"):
+        variant("backward", "float16", 256, Feature(0), 99)
 
 
 def test_an_empty_call_launches_nothing() -> None:
-    emulator.launch(Variant("forward", "float16", 32, Feature.ANY), 0, CallStructure(), {})
+    emulator.launch(variant("forward", "float16", 32, Feature.ANY), 0, CallStructure(), {})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fa2verify.kernels.cuda import build_evidence, gpu_compiler
-from fa2verify.kernels.cuda.build_evidence import Evidence, Spill, evidence, main, variants
-from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, Feature, Variant
+from fa2verify.kernels.cuda.build_evidence import SHARED_MEMORY, Evidence, Spill, evidence, main, variants
+from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, SHARED_KB, Feature, one_pass_tiles, variant
 from fa2verify.kernels.cuda.gpu_compiler import compile_cached
 from fa2verify.kernels.cuda.source import FOLDER, gpu_source
 
@@ -39,13 +39,14 @@ def test_the_compiler_is_there() -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kernel_compiles(name: Any, arch: str) -> None:
-    found = evidence(Variant(name, "bfloat16", 64, Feature(0)), arch)
+    found = evidence(variant(name, "bfloat16", 64, Feature(0)), arch)
     assert found.defects == ()
     assert 16 <= found.registers <= 255
 
 
-def test_every_feature_compiles_together() -> None:
-    found = evidence(Variant("backward_dkdv", "float16", 128, ALL), "sm_80")
+@pytest.mark.parametrize("name", ["backward", "backward_dkdv"])
+def test_every_feature_compiles_together(name: Any) -> None:
+    found = evidence(variant(name, "float16", 128, ALL, SHARED_MEMORY["sm_80"]), "sm_80")
     assert found.features == ("SOFTCAP", "ALIBI", "DROPOUT", "NARROW")
     assert found.defects == ()
 
@@ -54,15 +55,15 @@ def test_a_compiled_variant_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("FA2VERIFY_CACHE", str(tmp_path))
     gpu_compiler._cache.cache_clear()
     try:
-        variant = Variant("preprocess", "float16", 32, Feature(0))
-        first = compile_cached(variant, "sm_80").code
+        chosen = variant("preprocess", "float16", 32, Feature(0))
+        first = compile_cached(chosen, "sm_80").code
         files = [path for path in (tmp_path / "cubin").rglob("*") if path.is_file() and path.read_bytes() == first]
         assert len(files) == 1
         files[0].write_bytes(b"what is on disk")
         gpu_compiler._cache.cache_clear()
-        assert compile_cached(variant, "sm_80").code == b"what is on disk"
-        assert compile_cached(variant, "sm_90").code != b"what is on disk"
-        other = Variant("preprocess", "bfloat16", 32, Feature(0))
+        assert compile_cached(chosen, "sm_80").code == b"what is on disk"
+        assert compile_cached(chosen, "sm_90").code != b"what is on disk"
+        other = variant("preprocess", "bfloat16", 32, Feature(0))
         assert compile_cached(other, "sm_80").code != b"what is on disk"
     finally:
         gpu_compiler._cache.cache_clear()
@@ -70,7 +71,7 @@ def test_a_compiled_variant_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_gpu_source_has_no_emulator_and_no_headers() -> None:
     for name in NAMES:
-        source = gpu_source(Variant(name, "float16", 64, Feature(0)))
+        source = gpu_source(variant(name, "float16", 64, Feature(0)))
         assert "#include" not in source.replace('#include "machine_host.hpp"', "")
         assert "ucontext" not in source
         assert "namespace emulator" not in source
@@ -108,9 +109,15 @@ def test_a_block_that_does_not_fit_is_a_defect() -> None:
     assert made(shared=99 * 1024 + 1, arch="sm_80").defects == ()
 
 
-def test_every_variant_is_every_kernel_and_width() -> None:
-    some, every = list(variants(NAMES, PADDED_HEAD_DIMS)), list(variants(NAMES, PADDED_HEAD_DIMS, every=True))
-    wanted = set(product(NAMES, PADDED_HEAD_DIMS, ("float16", "bfloat16")))
+@pytest.mark.parametrize("shared_kb", SHARED_KB)
+def test_every_variant_is_every_kernel_and_width(shared_kb: int) -> None:
+    some, every = (list(variants(NAMES, PADDED_HEAD_DIMS, shared_kb=shared_kb, every=every)) for every in (False, True))
+    wanted = {
+        (name, head_dim, dtype)
+        for name, head_dim, dtype in product(NAMES, PADDED_HEAD_DIMS, ("float16", "bfloat16"))
+        if name != "backward" or one_pass_tiles(head_dim, shared_kb)
+    }
+    assert len(wanted) >= len(NAMES) * len(PADDED_HEAD_DIMS) * 2 - 2
     for listed in (some, every):
         assert len(set(listed)) == len(listed)
         assert {(one.name, one.head_dim, one.dtype) for one in listed} == wanted

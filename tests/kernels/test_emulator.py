@@ -78,6 +78,28 @@ void into_neighbour(const Arguments& a) {
 void no_tensor(const Arguments& a) {
   load(global(a.in + 1));  // HERE no_tensor
 }
+void off_by_one_add(const Arguments& a) {
+  const float x[4] = {};
+  atomic_add_words(global(reinterpret_cast<float*>(a.out)) + (thread_index() + 1) * 4, x);  // HERE add
+}
+void off_by_one_add_of_one(const Arguments& a) {
+  atomic_add(global(reinterpret_cast<float*>(a.out)) + (i64(thread_index()) - 1), 1.0f);  // HERE add_one
+}
+void misaligned_add(const Arguments& a) {
+  const float x[4] = {};
+  atomic_add_words(global(reinterpret_cast<float*>(a.out)) + 2, x);  // HERE misaligned_add
+}
+void words(const Arguments& a, bool wait) {
+  copy_async_word(thread_index() * 4, global(a.in) + thread_index(), thread_index() != 3);  // HERE word
+  commit_copies();
+  if (wait) wait_copies<0>();
+  store(global(a.out) + thread_index(), shared_load(thread_index() * 4));  // HERE word_read
+}
+void good_words(const Arguments& a) { words(a, true); }
+void missing_word_wait(const Arguments& a) { words(a, false); }
+void off_by_one_word(const Arguments& a) {
+  copy_async_word(thread_index() * 4, global(a.in) + (thread_index() + 1), true);  // HERE word_row
+}
 void shared_overrun(const Arguments&) {
   shared_store_words(1024 + (thread_index() + 1) * 16, Words{});  // HERE overrun
 }
@@ -151,7 +173,7 @@ def built() -> ctypes.CDLL:
     entries = "".join(
         host_entry(f"run_{name}", f"fa2::{name}", "fa2::Arguments")
         for name in NAMES
-        if name not in ("neighbours", "lanes", "copies")
+        if name not in ("neighbours", "lanes", "copies", "words")
     )
     header = flattened(("machine.cuh",), leave_out="machine_gpu.cuh")
     return library(f'{header}\nnamespace fa2 {{\n#line 1 "defects.cu"{SOURCE}}}\n{entries}')
@@ -195,6 +217,12 @@ def test_a_copy_is_there_after_its_wait() -> None:
     assert launch("good_copies", words=torch.full((THREADS, 8), 1.0, dtype=torch.float16))[0] == 0x3C003C00
 
 
+def test_a_word_is_there_after_its_wait_or_zero() -> None:
+    expected = torch.arange(THREADS, dtype=torch.int32)
+    expected[3] = 0
+    assert torch.equal(launch("good_words")[:THREADS], expected)
+
+
 @pytest.mark.parametrize(
     ("name", "places", "words"),
     [
@@ -209,6 +237,11 @@ def test_a_copy_is_there_after_its_wait() -> None:
         ("off_by_one_copy", ["copy_row"], "copy of 16 bytes at byte -16 of words"),
         ("into_neighbour", ["neighbour"], "of out, which has 1024"),
         ("no_tensor", ["no_tensor"], "no tensor"),
+        ("off_by_one_add", ["add"], "atomic_add of 16 bytes at byte 1024 of out, which has 1024"),
+        ("off_by_one_add_of_one", ["add_one"], "atomic_add of 4 bytes at byte -4 of out"),
+        ("misaligned_add", ["misaligned_add"], "misaligned atomic_add of 16 bytes"),
+        ("missing_word_wait", ["word_read", "word"], "a copy that no wait has finished"),
+        ("off_by_one_word", ["word_row"], "copy of 4 bytes at byte 256 of input, which has 256"),
         ("shared_overrun", ["overrun"], "of shared memory, which has 2048, thread 63"),
         ("misaligned", ["misaligned"], "misaligned load of 16 bytes"),
         ("misaligned_shared", ["misaligned_shared"], "misaligned write of 4 bytes"),

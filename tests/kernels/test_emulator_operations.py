@@ -51,6 +51,15 @@ void shuffles(const Arguments& args) {
           as_bits(shuffle_xor(static_cast<float>(lane_index()), 1u << bit)));
 }
 
+// Lane l adds to word l % 4, and to the four words from 4 + l % 2 * 4 on.
+void sums(const Arguments& args) {
+  GlobalPointer<float> out = global(reinterpret_cast<float*>(args.out));
+  float x = static_cast<float>(lane_index());
+  atomic_add(out + lane_index() % 4, x);
+  const float four[4] = {x, 2 * x, 3 * x, 4 * x};
+  atomic_add_words(out + (4 + lane_index() % 2 * 4), four);
+}
+
 template <class T>
 void conversions(const Arguments& args) {
   for (int i = lane_index(); i < 4096; i += 32) {
@@ -65,7 +74,7 @@ void bfloat_conversions(const Arguments& args) { conversions<BFloat>(args); }
 """
 
 NAMES = (
-    *("half_product", "bfloat_product", "plain_matrices", "transposed_matrices", "shuffles"),
+    *("half_product", "bfloat_product", "plain_matrices", "transposed_matrices", "shuffles", "sums"),
     *("half_conversions", "bfloat_conversions"),
 )
 DTYPES = {"half": torch.float16, "bfloat": torch.bfloat16}
@@ -82,9 +91,9 @@ def built() -> ctypes.CDLL:
     return library(f"{header}\nnamespace fa2 {{\n{SOURCE}}}\n{entries}")
 
 
-def launch(name: str, given: Tensor, count: int) -> Tensor:
-    """Run a kernel of one warp on 32-bit words; gives `count` words."""
-    tensors = {"input": given.contiguous(), "out": torch.full((count,), -1, dtype=torch.int32)}
+def launch(name: str, given: Tensor, count: int, fill: int = -1) -> Tensor:
+    """Run a kernel of one warp on 32-bit words; gives `count` words, which begin as `fill`."""
+    tensors = {"input": given.contiguous(), "out": torch.full((count,), fill, dtype=torch.int32)}
     arguments = Arguments(*(tensor.data_ptr() for tensor in tensors.values()))
     run(prepared(built(), f"run_{name}"), 1, 32, 512, ctypes.byref(arguments), ranges(tensors), name)
     return tensors["out"]
@@ -128,6 +137,16 @@ def test_shuffles_exchange_lanes() -> None:
     found = launch("shuffles", torch.zeros(1, dtype=torch.int32), 160).view(torch.float32).view(32, 5)
     expected = torch.arange(32)[:, None] ^ (1 << torch.arange(5))
     assert torch.equal(found, expected.float())
+
+
+def test_atomic_adds_lose_nothing() -> None:
+    # `out` begins as the float whose bits are those of -1: a NaN, to which nothing can be added.
+    assert launch("sums", torch.zeros(1, dtype=torch.int32), 12).view(torch.float32).isnan().all()
+    found = launch("sums", torch.zeros(1, dtype=torch.int32), 12, fill=0).view(torch.float32)
+    lanes = torch.arange(32.0)
+    assert found[:4].tolist() == [lanes[first::4].sum() for first in range(4)]
+    four = torch.arange(1.0, 5.0)
+    assert torch.equal(found[4:], torch.cat([lanes[first::2].sum() * four for first in range(2)]))
 
 
 @pytest.mark.parametrize("element", ["half", "bfloat"])
