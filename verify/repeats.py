@@ -26,7 +26,6 @@ MAX_WORK = 2**20
 
 # Those that any kernel with strides takes, the most telling first.
 _OTHERS: tuple[Layout, ...] = ("sliced", "transposed", "plain")
-_OUTPUTS = ("out", "lse", "dq", "dk", "dv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,7 @@ class Bits:
     @classmethod
     def of(cls, outputs: Outputs) -> "Bits":
         """A copy of every output that there is."""
-        given = {name: getattr(outputs, name) for name in _OUTPUTS}
-        return cls({name: tensor.detach().clone() for name, tensor in given.items() if isinstance(tensor, Tensor)})
+        return cls({name: tensor.detach().clone() for name, tensor in outputs.named().items()})
 
     def differs(self, outputs: Outputs) -> Fault | None:
         """The fault "R0 repeatable" if an output is not, bit for bit, what was kept; None if all are."""
