@@ -28,6 +28,11 @@ class Outputs:
     dk: Tensor | None = None
     dv: Tensor | None = None
 
+    def named(self) -> dict[str, Tensor]:
+        """The tensors that there are, by field name; what is no tensor, which foreign code may give, is left out."""
+        names = ("out", "lse", "dq", "dk", "dv")
+        return {name: tensor for name in names if isinstance(tensor := getattr(self, name), Tensor)}
+
 
 class Kernel(ABC):
     """One attention kernel under verification. Subclass it, or hand over a function: see `fa2verify.kernels.function`.

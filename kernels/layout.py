@@ -16,15 +16,28 @@ from fa2verify.kernels.problem import Problem
 _GAP_ELEMENTS = 8  # 16 bytes: what `sliced` leaves behind each row and `offset` in front of each tensor
 
 
-def empty_like_layout(problem: Problem, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tensors q, k, v and dout of the problem's shapes, dtype and layout, filled with NaN."""
+Place = Callable[[Tensor], Tensor]
+
+
+def anywhere(tensor: Tensor) -> Tensor:
+    """The tensor where torch has put it."""
+    return tensor
+
+
+def empty_like_layout(
+    problem: Problem, device: torch.device, place: Place = anywhere
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tensors q, k, v and dout of the problem's shapes, dtype and layout, filled with NaN.
+
+    place  moves a whole memory, packed neighbours and gaps included, to where it is to lie
+    """
     q = _leading(problem, problem.seqlens_q)
     k = _leading(problem, problem.seqlens_k)
     heads_q, heads_kv, dim = problem.heads_q, problem.heads_kv, problem.head_dim
     dtype = getattr(torch, problem.dtype)
 
     def full(*shape: int) -> Tensor:
-        return torch.full(shape, float("nan"), dtype=dtype, device=device)
+        return place(torch.full(shape, float("nan"), dtype=dtype, device=device))
 
     match problem.layout:
         case "plain":

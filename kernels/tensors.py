@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.layout import empty_like_layout
+from fa2verify.kernels.layout import Place, anywhere, empty_like_layout
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.values import Role, draw
 
@@ -45,15 +45,19 @@ class Tensors:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
 
-def make_tensors(problem: Problem, device: torch.device | str = "cpu") -> Tensors:
-    """Draw the problem's values, round them to its dtype and lay them out on `device`."""
-    q, k, v, dout = empty_like_layout(problem, torch.device(device))
+def make_tensors(problem: Problem, device: torch.device | str = "cpu", place: Place = anywhere) -> Tensors:
+    """Draw the problem's values, round them to its dtype and lay them out on `device`.
+
+    place  moves each tensor to where it is to lie
+    """
+    q, k, v, dout = empty_like_layout(problem, torch.device(device), place)
     roles: tuple[tuple[Role, Tensor, tuple[int, ...]], ...] = (
         ("q", q, problem.seqlens_q),
         ("k", k, problem.seqlens_k),
         ("v", v, problem.seqlens_k),
         ("dout", dout, problem.seqlens_q),
     )
+    slopes = _alibi_slopes(problem, device)
     for role, tensor, lengths in roles:
         tensor.copy_(_values(problem, role, lengths, tensor.shape))
     return Tensors(
@@ -61,11 +65,11 @@ def make_tensors(problem: Problem, device: torch.device | str = "cpu") -> Tensor
         k=k,
         v=v,
         dout=dout,
-        cu_seqlens_q=_offsets(problem.seqlens_q, device) if problem.is_varlen else None,
-        cu_seqlens_k=_offsets(problem.seqlens_k, device) if problem.is_varlen else None,
+        cu_seqlens_q=place(_offsets(problem.seqlens_q, device)) if problem.is_varlen else None,
+        cu_seqlens_k=place(_offsets(problem.seqlens_k, device)) if problem.is_varlen else None,
         max_seqlen_q=max(problem.seqlens_q),
         max_seqlen_k=max(problem.seqlens_k),
-        alibi_slopes=_alibi_slopes(problem, device),
+        alibi_slopes=None if slopes is None else place(slopes),
     )
 
 

@@ -1,4 +1,4 @@
-"""One call of a kernel on fresh tensors: guarded while it lasts, its inputs compared afterwards.
+"""One call of a kernel on fresh tensors: guarded while it lasts, its inputs and the memory around them seen to after.
 
 Apart from what is done with the answer, because a problem may take more than one call (`fa2verify.verify.repeats`).
 """
@@ -14,11 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.kernel import Kernel
+from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.reports.record import Record, VerdictName
+from fa2verify.verify.redzone import RedZones
 from fa2verify.verify.relation import Relation
 
 T = TypeVar("T")
@@ -77,14 +78,21 @@ def call(kernel: Kernel, problem: Problem, bench: Bench, note: Record) -> Called
 
     Whatever the kernel does short of that becomes a fault. Raises ContextLost when the CUDA context is gone.
     """
-    tensors = make_tensors(problem, bench.device)
+    zones = RedZones(bench.device)
+    tensors = make_tensors(problem, bench.device, zones.place)
     before = _snapshot(tensors)
     started = time.perf_counter()
-    outputs = guarded(lambda: kernel(problem, tensors), bench, note)
+
+    def watched() -> object:
+        with zones.watch():
+            return kernel(problem, tensors)
+
+    outputs = guarded(watched, bench, note)
     if isinstance(outputs, Fault):
         return Called(tensors, None, 0.0, outputs)
     seconds = time.perf_counter() - started
-    return Called(tensors, outputs, seconds, _changed_inputs(before, _snapshot(tensors)))
+    fault = _changed_inputs(before, _snapshot(tensors)) or _written_around(zones, tensors, outputs)
+    return Called(tensors, outputs, seconds, fault)
 
 
 def guarded(run: Callable[[], T], bench: Bench, note: Record) -> T | Fault:
@@ -121,6 +129,14 @@ def _changed_inputs(before: dict[str, Tensor], after: dict[str, Tensor]) -> Faul
     if not changed:
         return None
     return Fault("failed", "R0 inputs unchanged", f"the call changed its inputs: {', '.join(changed)}")
+
+
+def _written_around(zones: RedZones, tensors: Tensors, outputs: object) -> Fault | None:
+    named = tensors.named() | (outputs.named() if isinstance(outputs, Outputs) else {})
+    damage = zones.damage(named)
+    if damage is None:
+        return None
+    return Fault("failed", f"R0 memory around {damage.tensor}", f"the call wrote {damage}")
 
 
 def _synchronize(device: torch.device) -> None:

@@ -25,7 +25,6 @@ MAX_WORK = 2**20
 
 # Those that any kernel with strides takes, the most telling first.
 _OTHERS: tuple[Layout, ...] = ("sliced", "transposed", "plain")
-_OUTPUTS = ("out", "lse", "dq", "dk", "dv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ class Bits:
     @classmethod
     def of(cls, outputs: Outputs) -> "Bits":
         """A copy of every output that there is."""
-        given = {name: getattr(outputs, name) for name in _OUTPUTS}
-        return cls({name: tensor.detach().clone() for name, tensor in given.items() if isinstance(tensor, Tensor)})
+        return cls({name: tensor.detach().clone() for name, tensor in outputs.named().items()})
 
     def same(self, outputs: object) -> bool:
         """Whether these are the outputs that were kept, bit for bit."""

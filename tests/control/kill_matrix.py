@@ -42,7 +42,7 @@ BENCH = Bench(torch.device("cpu"))
 
 # In the order in which a trial asks. An exception ends the judgement. "again" is every rule at the calls that follow,
 # which there are only where the first call passed.
-COLUMNS = ("raised", "R0 inputs unchanged", "R0 finite", "R0 exact rows", "R1", "R2", "again")
+COLUMNS = ("raised", "R0 inputs unchanged", "R0 memory", "R0 finite", "R0 exact rows", "R1", "R2", "again")
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _of_call(
 ) -> tuple[str | None, set[str]]:
     if called.fault and called.outputs is None:
         return called.fault.rule, {"raised"}
-    seen = {called.fault.rule} if called.fault else set()
+    seen = {next(column for column in COLUMNS if called.fault.rule.startswith(column))} if called.fault else set()
     outputs = called.outputs
     assert isinstance(outputs, Outputs)
     if right is not None and _same(outputs, right):

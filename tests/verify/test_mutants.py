@@ -69,6 +69,8 @@ RULES: dict[str, set[str]] = {
     "D read before it is written": {"R1 dq", "R1 dk"},
     "atomic at index -1": {"R0 inputs unchanged"},
     "write past the last row": {"R0 inputs unchanged"},
+    "atomic before the workspace": {"R0 memory around a workspace"},
+    "write past the end of O": {"R0 memory around out"},
     "dropout index not absolute": {"R1 dq", "R1 dk", "R1 dv"},
     "normaliser after dropout": {"R0 lse finite", "R1 out", "R2 lse"},
     "no dropout on dP": {"R1 dq", "R1 dk"},

@@ -1,8 +1,12 @@
-"""Concurrency and memory: mutants that hold what a race or a stray write leaves behind.
+"""Concurrency and memory: mutants that hold what a race leaves behind, or write where they must not.
+
+Some write past the memory of a tensor, for real: call them by `fa2verify.verify.calls.call`, which leaves room there.
 
 A race is a matter of time, and PyTorch on a CPU has none; here its usual outcome is planted. That the emulator finds
 the missing barrier itself is tested on the CUDA source.
 """
+
+import ctypes
 
 import torch
 from torch import Tensor
@@ -70,4 +74,32 @@ class PastTheLast(Mutation):
         return outputs
 
 
-MEMORY = (Overwritten, EarlyDelta, BeforeTheFirst, PastTheLast)
+class BeforeTheWorkspace(Mutation):
+    """The same in memory that is no input's: a lock is counted up one place in front of the locks."""
+
+    name = "atomic before the workspace"
+    source = "FA 2755"
+    shows = Problem(head_dim=8)
+
+    def read(self, problem: Problem, tensors: Tensors) -> Tensors:
+        locks = torch.zeros(problem.batch, dtype=torch.int32)
+        ctypes.c_int32.from_address(locks.data_ptr() - locks.element_size()).value += 1
+        return tensors
+
+
+class PastTheEndOfOut(Mutation):
+    """O gets one row too many, past the end of its memory."""
+
+    name = "write past the end of O"
+    source = "flashinfer 3978"
+    shows = Problem(head_dim=8)
+
+    def returned(self, problem: Problem, tensors: Tensors, outputs: Outputs) -> Outputs:
+        out = outputs.out
+        row = out.shape[-2] * out.shape[-1] * out.element_size()
+        if out.numel():
+            ctypes.memset(out.data_ptr() + out.numel() * out.element_size(), 0, row)
+        return outputs
+
+
+MEMORY = (Overwritten, EarlyDelta, BeforeTheFirst, PastTheLast, BeforeTheWorkspace, PastTheEndOfOut)

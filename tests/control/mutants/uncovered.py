@@ -17,10 +17,6 @@ UNCOVERED = {
         "a race needs threads that run at once; the mutants here plant what it leaves. The missing barrier itself is "
         "planted in the CUDA source and found by the emulator: tests/kernels/test_cuda_barriers.py."
     ),
-    "FA 2755, flashinfer 3978 in memory that is no input's": (
-        "what lies around the outputs and the workspace belongs to nobody whom a run asks; it takes red zones. Seen "
-        "today is what lies inside an input's own memory: gaps between strides, packed neighbours, an offset's front."
-    ),
     "FA 1782, 2356, candle 3596, wrong device or stream": "it takes two GPUs, or a stream.",
     "TransformerEngine 3216, dQ wrong by a factor on real activations": (
         "its cause is not known, so it cannot be planted; the family of real activations is what would show it."
