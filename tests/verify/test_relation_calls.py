@@ -261,6 +261,9 @@ def test_a_sequence_alone_is_that_sequence(problem: Problem) -> None:
         assert (one.batch, one.seqlens_q, one.seqlens_k) == (1, (length_q,), (length_k,))
         assert (own.max_seqlen_q, own.max_seqlen_k) == (length_q, length_k)
         assert own.q.untyped_storage().data_ptr() == tensors.q.untyped_storage().data_ptr()
+        if problem.is_varlen:
+            offsets = own.cu_seqlens_q, own.cu_seqlens_k
+            assert [each.tolist() for each in offsets if each is not None] == [[0, length_q], [0, length_k]]
         found = reference(one, own)
         for name, start, length in (
             ("out", start_q, length_q),

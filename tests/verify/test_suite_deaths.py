@@ -25,7 +25,7 @@ def test_deaths_and_hangs_beside_a_kernel_that_passes(suite: Any) -> None:
         name: [record for record in loaded.records if record.kernel == f"foreign:{name}"]
         for name in ("right", "segfaults", "hangs")
     }
-    assert [record.verdict for record in of["right"]] == ["passed"] * 48
+    assert [record.verdict for record in of["right"]] == ["passed"] * 51
 
     (shrunk,) = [record for record in of["segfaults"] if record.phase == "shrunk"]
     assert (shrunk.verdict, shrunk.rule) == ("crashed", "process died")
