@@ -8,8 +8,8 @@ how many would lie in each cell if every element were as likely, so a cell stand
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fa2verify.reports.call import Call, call_of
 from fa2verify.reports.ratios import DIRECTIONS, OUTPUTS, Direction
@@ -72,7 +72,7 @@ class _Gathered:
         self.tensors += 1
         self.found[place] += 1
         rows = _shares_of_rows(call.seqlens(error.output))
-        for column, width in _shares_of_dims(call.head_dim):
+        for column, width in _shares_of_dims(call.head_dim).items():
             for row, height in rows.items():
                 self.expected[row, column] += height * width
 
@@ -113,6 +113,7 @@ def _row(tile: int, whole: int) -> int:
     return _RAGGED if tile >= whole else _last_at_most(_FIRST_TILES, tile)
 
 
+@lru_cache(2**14)  # outputs and slices ask for the same shapes again and again
 def _shares_of_rows(seqlens: tuple[int, ...]) -> dict[int, float]:
     """Rows of the map to the share of a tensor's rows that they hold."""
     rows: dict[int, int] = defaultdict(int)
@@ -126,11 +127,12 @@ def _shares_of_rows(seqlens: tuple[int, ...]) -> dict[int, float]:
     return {row: count / total for row, count in rows.items() if count}
 
 
-def _shares_of_dims(head_dim: int) -> Iterator[tuple[int, float]]:
-    for column, first in enumerate(_DIMS):
-        end = _DIMS[column + 1] if column + 1 < len(_DIMS) else head_dim
-        if (width := min(end, head_dim) - first) > 0:
-            yield column, width / head_dim
+@lru_cache
+def _shares_of_dims(head_dim: int) -> dict[int, float]:
+    """Columns of the map to the share of head_dim that they hold."""
+    ends = (*_DIMS[1:], max(head_dim, _DIMS[-1]))
+    widths = (min(end, head_dim) - first for first, end in zip(_DIMS, ends, strict=True))
+    return {column: width / head_dim for column, width in enumerate(widths) if width > 0}
 
 
 def _last_at_most(starts: tuple[int, ...], value: int) -> int:

@@ -101,7 +101,13 @@ def summarize(loaded: Loaded) -> tuple[KernelSummary, ...]:
 
 def counted(records: Sequence[Record]) -> tuple[Record, ...]:
     """The records of one run without shrunk ones that tell a drawn one again."""
-    drawn = {problem_key(record) for record in records if record.phase == "drawn"}
+    # Only what may be told twice needs its key, and nearly nothing is: keys of all would cost a large run seconds.
+    retold = {(record.kernel, record.verdict) for record in records if record.phase == "shrunk"}
+    drawn = {
+        problem_key(record)
+        for record in records
+        if record.phase == "drawn" and (record.kernel, record.verdict) in retold
+    }
     return tuple(record for record in records if record.phase == "drawn" or problem_key(record) not in drawn)
 
 

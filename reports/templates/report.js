@@ -63,7 +63,7 @@ if (finder) {
     const line = document.createElement("p");
     line.append(
       element("b", passed ? "" : "bad", `${passed ? "\u2713" : "\u2717"} ${verdict.replace("_", " ")}`),
-      ` ${data.kernels[k]} `,
+      " ", element("bdi", "", data.kernels[k]), " ",
       element("span", "muted", `share of the bound ${share}, ratio to PyTorch\u2019s error ${ratio}`),
     );
     const made = document.createElement("li");
