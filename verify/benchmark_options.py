@@ -44,6 +44,35 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="KERNEL",
         help="the kernel that ratios are to (default: %(default)s, or the first that runs)",
     )
+    group.addoption(
+        "--bench-model",
+        action="append",
+        default=[],
+        choices=("small", "medium", "large"),
+        help="only this GPT-2 (repeatable; default: all three)",
+    )
+    group.addoption(
+        "--bench-context",
+        action="append",
+        default=[],
+        type=int,
+        metavar="TOKENS",
+        help="only this context (repeatable)",
+    )
+    group.addoption(
+        "--bench-memory",
+        action="append",
+        default=[],
+        type=float,
+        metavar="GB",
+        help="only this much memory, in 10^9 bytes, 0 for all there is (repeatable; default: 12 and 0)",
+    )
+    group.addoption(
+        "--bench-steps", type=rounds, default=125, metavar="N", help="steps a training (default: %(default)s)"
+    )
+    group.addoption(
+        "--bench-dtype", choices=("float16", "bfloat16"), default="float16", help="of autocast (default: %(default)s)"
+    )
 
 
 def budget(text: str) -> float:

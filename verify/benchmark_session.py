@@ -3,9 +3,8 @@
 import datetime
 import secrets
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from fa2verify.verify.environment import describe
 from fa2verify.verify.standard import StandardAttention
 
 Made = tuple[Measurement, ...]
+Measure = Callable[[float], Iterable[Measurement]]
 
 
 class TimeIsUp(Exception):
@@ -39,6 +39,7 @@ class BenchmarkSession:
         self.directory: Path = config.getoption("--bench-dir").absolute()
         self.left: set[Hashable] = set()
         self._end = time.monotonic() + config.getoption("--bench-seconds")
+        self.errors: dict[Hashable, Exception] = {}
         self._made: dict[Hashable, Made] = {}
         self._writer: BenchmarkWriter | None = None
         self._say: Callable[[str], None] = lambda _: None
@@ -66,26 +67,36 @@ class BenchmarkSession:
         """Have progress told to `say`, a line at a time."""
         self._say = say
 
-    def once(self, key: Hashable, name: str, measure: Callable[[float], Made]) -> Made:
-        """The measurements of one cell: made by `measure(deadline)` when first asked for, and written at once.
+    def once(self, key: Hashable, name: str, measure: Measure) -> Made:
+        """The measurements of one cell: made by `measure(deadline)` when first asked for, each written as it is made.
 
         deadline  of time.monotonic(): an equal part of what is left for every cell that is still to come
 
-        Raises TimeIsUp, and what `measure` raises.
+        What `measure` raises ends the cell: it is raised here, now and later, if nothing had been measured, and lies in
+        `errors` otherwise. Raises TimeIsUp.
         """
-        if key in self._made:
-            return self._made[key]
+        if key not in self._made:
+            self._measure(key, name, measure)
+        if key in self.errors and not self._made[key]:
+            raise self.errors[key]
+        return self._made[key]
+
+    def _measure(self, key: Hashable, name: str, measure: Measure) -> None:
         now = time.monotonic()
         if now >= self._end:
             raise TimeIsUp(f"the time of --bench-seconds was over before {name}")
-        made = measure(now + (self._end - now) / max(1, len(self.left)))
+        made: list[Measurement] = []
+        try:
+            for line in measure(now + (self._end - now) / max(1, len(self.left))):
+                self.write(line)
+                made.append(line)
+        except Exception as error:  # noqa: BLE001 - kept for every test of the cell
+            self.errors[key] = error
         self.left.discard(key)
-        self._made[key] = made
-        self.write(*made)
+        self._made[key] = tuple(made)
         self._say(f"{name}: {len(made)} records in {time.monotonic() - now:.1f} s, {len(self.left)} cells left")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return made
 
     def write(self, *lines: Measurement) -> None:
         """Append records to the run's file, which begins with the run itself."""
@@ -139,7 +150,7 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
     return config.stash[SESSION]
 
 
-def measured_or_skipped(session: BenchmarkSession, key: Any, name: str, measure: Callable[[float], Made]) -> Made:
+def measured_or_skipped(session: BenchmarkSession, key: Hashable, name: str, measure: Measure) -> Made:
     """`session.once`, the test being skipped with its reason when time is up."""
     try:
         return session.once(key, name, measure)

@@ -1,0 +1,275 @@
+"""GPT-2 and its training: the model, the tokens, the batch search, and what becomes of runs that fail."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from torch import Tensor
+
+# isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
+import fa2verify.kernels.triton  # noqa: F401
+
+# isort: on
+from fa2verify.verify import gpt2_process, gpt2_training
+from fa2verify.verify.benchmark_record import LossAgreement, Training
+from fa2verify.verify.gpt2 import SIZES, VOCABULARY, Block, Gpt2
+from fa2verify.verify.gpt2_attention import CHOICES, Choice, available
+from fa2verify.verify.gpt2_process import Order, follow, trained
+from fa2verify.verify.gpt2_training import (
+    Setting,
+    Trainer,
+    distance,
+    draw_tokens,
+    largest_batch,
+    losses,
+    search,
+    train,
+)
+
+CPU = torch.device("cpu")
+TINY = Setting(model="tiny", context=16, steps=4, dtype="bfloat16", device=CPU)
+FOREVER = math.inf
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor]) -> None:
+    """Make `attend` the attention "mine"."""
+    monkeypatch.setitem(CHOICES, "mine", Choice(lambda context, device: attend))
+
+
+def order(**given: Any) -> Order:
+    defaults: dict[str, Any] = {
+        "model": "tiny",
+        "context": 16,
+        "steps": 2,
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "attentions": ("standard",),
+        "modes": ("eager",),
+        "seconds": 60.0,
+    }
+    return Order(**(defaults | given))
+
+
+@pytest.mark.parametrize("model", ["small", "medium", "large"])
+def test_a_model_has_gpt2s_weights_less_the_biases(model: str) -> None:
+    size = SIZES[model]
+    with torch.device("meta"):
+        gpt2 = Gpt2(size, 1024, lambda q, k, v: q)
+    block = 12 * size.width**2 + 2 * size.width
+    wanted = (VOCABULARY + 1024) * size.width + size.layers * block + size.width
+    assert sum(weight.numel() for weight in gpt2.parameters()) == wanted
+    assert size.width // size.heads == 64
+
+
+def test_a_fresh_model_knows_nothing() -> None:
+    trainer = Trainer(TINY, "standard", "eager")
+    (tokens, *_) = draw_tokens(TINY, 8)
+    with torch.no_grad():
+        loss = trainer.forward(tokens[:, :-1], tokens[:, 1:])
+    # Logits of variance v shift the mean cross entropy of uniform guessing by about v / 2; tied embeddings of 0.02 make
+    # logits of variance width * 0.02^2.
+    assert abs(float(loss) - math.log(SIZES["tiny"].vocabulary)) < SIZES["tiny"].width * 0.02**2 * 6
+
+
+def test_a_block_adds_to_what_comes_in() -> None:
+    torch.manual_seed(0)
+    block = Block(SIZES["tiny"], lambda q, k, v: v)
+    x = torch.randn(2, 3, SIZES["tiny"].width)
+    for last in (block.merge, block.narrow):
+        torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        assert torch.equal(block(x), x)
+
+
+def test_a_step_changes_every_weight_and_leaves_no_gradient() -> None:
+    trainer = Trainer(TINY, "standard", "eager")
+    before = [weight.detach().clone() for weight in trainer.model.parameters()]
+    trainer.step(draw_tokens(TINY, 2)[0])
+    for old, weight in zip(before, trainer.model.parameters(), strict=True):
+        assert not torch.equal(old, weight)
+        assert weight.grad is None
+
+
+def test_tokens_repeat_and_are_the_same_every_time() -> None:
+    setting = Setting(model="tiny", context=9, steps=3, dtype="bfloat16", device=CPU)
+    drawn = draw_tokens(setting, 5)
+    assert [tokens.shape for tokens in drawn] == [(5, 10)] * 3
+    for tokens, again in zip(drawn, draw_tokens(setting, 5), strict=True):
+        assert torch.equal(tokens, again)
+        assert torch.equal(tokens[:, :5], tokens[:, 5:])
+        assert int(tokens.min()) >= 0
+        assert int(tokens.max()) < SIZES["tiny"].vocabulary
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_the_loss_falls() -> None:
+    found = losses(Setting(model="tiny", context=16, steps=48, dtype="bfloat16", device=CPU), "standard", 8)
+    assert sum(found[-8:]) < sum(found[:8])
+    # More than all the ways of rounding explain: each step's loss falls on average.
+    assert found[-1] < min(found[:8])
+
+
+def test_attentions_agree_within_noise_and_a_wrong_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sees_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = torch.softmax(torch.einsum("bihd,bjhd->bhij", q, k) * q.shape[-1] ** -0.5, -1)
+        return torch.einsum("bhij,bjhd->bihd", weights, v)
+
+    choose(monkeypatch, sees_all)
+    attentions = ("torch-math", "fa2verify-triton", "mine")
+    lines = list(follow(order(steps=4, batch=2, twins=9, attentions=("standard", *attentions))))
+    agreements = {line.attention: line for line in lines if isinstance(line, LossAgreement)}
+    assert {name: line.within_noise for name, line in agreements.items()} == {
+        "torch-math": True,
+        "fa2verify-triton": True,
+        "mine": False,
+    }
+    assert all(len(line.noise) == 9 and min(line.noise) > 0 for line in agreements.values())
+
+
+def test_a_twin_differs_by_one_rounding_of_every_weight() -> None:
+    plain, twin = (Trainer(TINY, "standard", "eager") for _ in range(2))
+    twin.perturb(0)
+    unit = 2.0**-8  # of bf16
+    for before, after in zip(plain.model.parameters(), twin.model.parameters(), strict=True):
+        up, down = after == before * (1 + unit), after == before * (1 - unit)
+        assert bool((up | down).all())
+        assert bool(up.any())
+        assert bool(down.any())
+
+
+def test_a_training_is_recorded() -> None:
+    record = train(TINY, "standard", "eager", 2, "given", FOREVER)
+    assert record.outcome == "measured", record.message
+    assert (len(record.step_ms), len(record.losses), record.counted) == (4, 4, 2)
+    assert (record.graphs, record.graph_breaks, record.batch) == (0, {}, 2)
+    assert record.losses == losses(TINY, "standard", 2)
+    assert record.tokens_per_second == pytest.approx(2 * 16 * 2 / sum(record.step_ms[-2:]) * 1e3)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
+def test_graphs_and_their_breaks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By dynamo alone: Inductor takes ten seconds to load."""
+    compile_whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_whole(model, backend="eager"))
+
+    def breaks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return v
+
+    choose(monkeypatch, breaks)
+    whole = train(TINY, "standard", "compiled", 2, "given", FOREVER)
+    assert (whole.outcome, whole.graphs, whole.graph_breaks) == ("measured", 1, {}), whole.message
+    broken = train(TINY, "mine", "compiled", 2, "given", FOREVER)
+    assert broken.outcome == "measured", broken.message
+    assert broken.graphs > 1
+    assert sum(broken.graph_breaks.values()) >= 1
+    again = train(TINY, "standard", "compiled", 2, "given", FOREVER)
+    assert (again.graphs, again.graph_breaks) == (1, {})  # counted anew
+
+
+def test_running_out_of_memory_and_failing_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    choose(monkeypatch, hungry)
+    assert train(TINY, "mine", "eager", 2, "given", FOREVER).outcome == "out_of_memory"
+    choose(monkeypatch, lambda q, k, v: q @ v)
+    record = train(TINY, "mine", "eager", 2, "given", FOREVER)
+    assert record.outcome == "failed"
+    assert record.message.startswith("RuntimeError: ")
+
+
+def test_a_run_that_is_cut_short_says_so() -> None:
+    record = train(TINY, "standard", "eager", 2, "given", time.monotonic() - 1)
+    assert (record.outcome, record.message) == ("failed", "time was up after 1 steps")
+
+
+@given(st.integers(0, 300), st.integers(1, 200))
+def test_the_search_finds_the_largest_that_fits(limit: int, most: int) -> None:
+    assert search(lambda number: number <= limit, most) == min(limit, most)
+
+
+def test_the_largest_batch_is_the_last_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def up_to_five(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.shape[0] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return v
+
+    choose(monkeypatch, up_to_five)
+    assert largest_batch(TINY, "mine") == 5
+
+
+def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = []
+
+    def find(setting: Setting, attention: str) -> int:
+        searched.append(attention)
+        return 3 if attention == "standard" else 16
+
+    def pretend(setting: Setting, attention: str, mode: Any, batch: int, source: str, deadline: float) -> Training:
+        full = attention == "fa2verify-cuda" and batch > 14
+        return Training(
+            cell="c",
+            model="tiny",
+            context=16,
+            attention=attention,
+            mode=mode,
+            memory=0,
+            dtype="bfloat16",
+            outcome="out_of_memory" if full else "measured",
+            batch=batch,
+            batch_from=source,
+        )
+
+    monkeypatch.setattr(gpt2_training, "largest_batch", find)
+    monkeypatch.setattr(gpt2_training, "train", pretend)
+    made = follow(order(attentions=("fa2verify-triton", "fa2verify-cuda", "standard")))
+    found = {line.attention: (line.batch, line.batch_from) for line in made if isinstance(line, Training)}
+    source = "largest of fa2verify-triton, eager"
+    assert found == {
+        "fa2verify-triton": (16, source),
+        "fa2verify-cuda": (14, f"{source}, then less"),
+        "standard": (3, "largest of standard, eager"),
+    }
+    assert searched == ["fa2verify-triton", "standard"]
+
+
+def test_the_distance_of_curves() -> None:
+    assert distance((1.0, 2.0), (4.0, 6.0)) == pytest.approx(math.sqrt(12.5))
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        distance((1.0,), (1.0, 2.0))
+
+
+def test_what_runs_here() -> None:
+    assert set(available(CPU)) == {"standard", "torch-math", "fa2verify-triton"}
+
+
+def test_a_process_gives_its_records() -> None:
+    (record,) = trained(order(batch=2))
+    assert isinstance(record, Training)
+    assert (record.attention, record.outcome, len(record.losses)) == ("standard", "measured", 2)
+
+
+def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreadable:
+        def dump_json(self, order: Order) -> bytes:
+            return json.dumps({"model": "huge"}).encode()
+
+    monkeypatch.setattr(gpt2_process, "_order", Unreadable())
+    with pytest.raises(RuntimeError, match="training GPT-2 tiny at context 16 ended early: "):
+        list(trained(order()))
+
+
+def test_an_order_survives_the_command_line() -> None:
+    given = order(twins=3, modes=("compiled", "eager"))
+    adapter = TypeAdapter(Order)
+    assert adapter.validate_json(adapter.dump_json(given)) == given

@@ -1,0 +1,161 @@
+"""GPT-2's training throughput by attention, and whether its loss curves agree.
+
+    tox run -e bench -- verify/bench_gpt2.py --bench-model=small --bench-context=1024 --bench-memory=12 \
+        --bench-steps=60 --bench-seconds=600
+
+After a published comparison of PyTorch's attention with FlashAttention-2 under torch.compile: small, medium and large,
+vocabulary 16,384, no biases, no dropout, mixed precision, AdamW, the largest batch that fits, tokens a second as the
+mean of the last 25 of 125 steps. Each model and context is a process; `-k` and `--kernel` select, too.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+
+from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
+from fa2verify.verify.benchmark_record import LossAgreement, Measurement, Mode, Training
+from fa2verify.verify.benchmark_session import BenchmarkSession, measured_or_skipped, session_of
+from fa2verify.verify.gpt2_attention import available
+from fa2verify.verify.gpt2_process import Order, trained
+from fa2verify.verify.standard import NAME as STANDARD
+
+CONTEXTS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
+LOSS_STEPS = 20
+# With 19 an attention that is one of them lies outside with chance 1 / 20.
+TWINS = 19
+_LOSS_BATCH = 4
+_LONGEST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A model at a context in a memory of so many bytes, 0 for all."""
+
+    model: str
+    context: int
+    memory: int
+
+    @property
+    def name(self) -> str:
+        """In short."""
+        return f"{self.model}-c{self.context}-{f'{self.memory / 1e9:.0f}gb' if self.memory else 'all'}"
+
+
+def cells(config: pytest.Config) -> list[Cell]:
+    """What the options select; on a CPU only the tiny model."""
+    if session_of(config).device.type == "cpu":
+        return [Cell("tiny", 32, 0)]
+    models = config.getoption("--bench-model") or ("small", "medium", "large")
+    contexts = config.getoption("--bench-context") or CONTEXTS
+    memories = [int(gb * 1e9) for gb in config.getoption("--bench-memory") or (12.0, 0.0)]
+    return [Cell(model, context, memory) for memory, model, context in product(memories, models, contexts)]
+
+
+def attentions(session: BenchmarkSession) -> tuple[str, ...]:
+    """The attentions that run here and that `--kernel` does not leave out."""
+    selected = {kernel.name for kernel in session.kernels}
+    return tuple(name for name in available(session.device) if name in selected)
+
+
+def modes(session: BenchmarkSession) -> tuple[Mode, ...]:
+    """Compiled and eager; on a CPU, where compiling takes longer than all else, eager."""
+    return ("eager",) if session.device.type == "cpu" else ("compiled", "eager")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test for each cell, attention and mode; one of losses for each model."""
+    session = session_of(metafunc.config)
+    found = cells(metafunc.config)
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize(
+            ("cell", "attention", "mode"),
+            [
+                pytest.param(
+                    cell,
+                    attention,
+                    mode,
+                    id=f"{cell.name}-{attention}-{mode}",
+                    marks=(benchmark_mark(f"GPT-2 {cell.name} {mode}"), pytest.mark.cell(("gpt2", cell.name))),
+                )
+                for cell in found
+                for attention in attentions(session)
+                for mode in modes(session)
+            ],
+        )
+    else:
+        models = dict.fromkeys(cell.model for cell in found)
+        metafunc.parametrize(
+            "model", [pytest.param(model, id=model, marks=pytest.mark.cell(("losses", model))) for model in models]
+        )
+
+
+def test_losses(model: str, bench: BenchmarkSession, request: pytest.FixtureRequest) -> None:
+    """The first steps' loss curve of every attention is as near to standard attention's as one rounding makes it."""
+    context = 32 if bench.device.type == "cpu" else 1024
+
+    def measure(deadline: float) -> Iterable[Measurement]:
+        return trained(_order(bench, request.config, Cell(model, context, 0), deadline, twins=TWINS))
+
+    made = measured_or_skipped(bench, ("losses", model), f"losses of {model}", measure)
+    lines = [line for line in made if isinstance(line, LossAgreement)]
+    ended = bench.errors.get(("losses", model), "its time was over")
+    assert {line.attention for line in lines} == set(attentions(bench)) - {STANDARD}, ended
+    if apart := [line for line in lines if not line.within_noise]:
+        pytest.fail(
+            "; ".join(
+                f"{line.attention}: its losses lie {line.distance:.3g} from standard attention's (root mean square of "
+                f"{line.steps} steps), and of {len(line.noise)} twins none beyond {max(line.noise):.3g}"
+                for line in apart
+            )
+        )
+
+
+def test_throughput(
+    cell: Cell, attention: str, mode: Mode, bench: BenchmarkSession, request: pytest.FixtureRequest
+) -> None:
+    """Tokens a second of one attention."""
+    key = ("gpt2", cell.name)
+    made = measured_or_skipped(
+        bench,
+        key,
+        f"GPT-2 {cell.name}",
+        lambda deadline: trained(_order(bench, request.config, cell, deadline)),
+    )
+    runs = [line for line in made if isinstance(line, Training) and (line.attention, line.mode) == (attention, mode)]
+    if not runs and key in bench.errors:
+        pytest.fail(str(bench.errors[key]))
+    if not runs:
+        pytest.skip(f"the time of {cell.name} was over before {attention}, {mode}")
+    (run,) = runs
+    if run.outcome == "failed":
+        pytest.fail(f"{attention}, {mode}: {run.message}")
+    if run.outcome == "measured":
+        benchmark: Any = request.getfixturevalue("benchmark")
+        benchmark.extra_info.update(
+            tokens_per_second=run.tokens_per_second, batch=run.batch, graphs=run.graphs, graph_breaks=run.graph_breaks
+        )
+        CLOCK.play(benchmark, [ms / 1e3 for ms in run.step_ms[-run.counted :]])
+    if mode == "compiled" and attention.startswith("fa2verify-") and run.graph_breaks:
+        pytest.fail(f"{attention} breaks the graph: {run.graph_breaks}")
+
+
+def _order(bench: BenchmarkSession, config: pytest.Config, cell: Cell, deadline: float, twins: int = 0) -> Order:
+    on_cpu = bench.device.type == "cpu"
+    return Order(
+        model=cell.model,
+        context=cell.context,
+        # A CPU has no fp16 to speak of, and its steps are no measurement.
+        steps=LOSS_STEPS if twins else (6 if on_cpu else config.getoption("--bench-steps")),
+        dtype="bfloat16" if on_cpu else config.getoption("--bench-dtype"),
+        device=bench.device.type,
+        memory=cell.memory,
+        attentions=attentions(bench),
+        modes=modes(bench),
+        batch=_LOSS_BATCH if twins or on_cpu else 0,
+        seconds=min(_LONGEST_SECONDS, max(1.0, deadline - time.monotonic())),
+        twins=twins,
+    )

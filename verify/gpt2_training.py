@@ -1,0 +1,259 @@
+"""Trains GPT-2 for some steps and times them: one attention, eager or compiled, in this process.
+
+AdamW, autocast (with loss scaling in fp16), the same weights and the same tokens for every attention. Steps are not
+waited for: an event after each tells the device's time, and the host may run ahead as it does in real training.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fa2verify.kernels.tensors import TORCH_DTYPE
+from fa2verify.verify.benchmark_record import Mode, Training
+from fa2verify.verify.gpt2 import SIZES, Gpt2
+from fa2verify.verify.gpt2_attention import CHOICES
+from fa2verify.verify.timing import failure_of
+
+COUNTED = 25
+_LEARNING_RATE = 3e-4
+_BATCHES = 8  # of tokens, used in turn: drawing them would be timed otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a training is, but for its attention.
+
+    model    a key of `gpt2.SIZES`
+    memory   bytes that the process may use, 0 for all; for the record: `limit_memory` sets it
+    dtype    of autocast, "float16" or "bfloat16"
+    """
+
+    model: str
+    context: int
+    steps: int
+    dtype: str
+    device: torch.device
+    memory: int = 0
+    seed: int = 0
+
+    @property
+    def cell(self) -> str:
+        """The setting in short."""
+        limit = f"{self.memory / 1e9:.0f}gb" if self.memory else "all"
+        return f"gpt2-{self.model}-c{self.context}-{limit}"
+
+
+def limit_memory(bytes_: int) -> None:
+    """Let this process allocate at most so much on its GPU. Raises ValueError for more than there is."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    if bytes_ > total:
+        raise ValueError(f"{bytes_} bytes of memory are asked for; this GPU has {total}")
+    torch.cuda.set_per_process_memory_fraction(bytes_ / total)
+
+
+class Trainer:
+    """A model with its optimizer, made of a setting and an attention's name; the same weights every time."""
+
+    def __init__(self, setting: Setting, attention: str, mode: Mode) -> None:
+        self.setting = setting
+        self.choice = CHOICES[attention]
+        size, device = SIZES[setting.model], setting.device
+        torch.manual_seed(setting.seed)
+        with torch.device(device):
+            self.model = Gpt2(size, setting.context, self.choice.make(setting.context, device))
+        self.forward: nn.Module = self.model
+        if mode == "compiled":
+            self.forward = torch.compile(self.model)  # type: ignore[assignment]
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE, fused=True)
+        scaled = setting.dtype == "float16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """One step on int64 (batch, context + 1); gives the loss, still on the device."""
+        with torch.autocast(self.setting.device.type, TORCH_DTYPE[self.setting.dtype]):
+            loss: Tensor = self.forward(tokens[:, :-1], tokens[:, 1:])
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def perturb(self, twin: int) -> None:
+        """Change every weight by one rounding of autocast's dtype, up or down at random."""
+        generator = torch.Generator(self.setting.device).manual_seed(twin + 1)
+        unit = torch.finfo(TORCH_DTYPE[self.setting.dtype]).eps / 2
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                signs = torch.randint(0, 2, weight.shape, generator=generator, device=weight.device) * 2 - 1
+                weight.mul_(1 + unit * signs)
+
+
+def draw_tokens(setting: Setting, batch: int) -> list[Tensor]:
+    """Batches of int64 (batch, context + 1): Zipf's law, the second half of a sequence repeating the first.
+
+    There is something to learn: frequencies at once, and the repetition by attention alone.
+    """
+    vocabulary = SIZES[setting.model].vocabulary
+    chances = 1 / torch.arange(1, vocabulary + 1, device=setting.device, dtype=torch.float32)
+    generator = torch.Generator(setting.device).manual_seed(setting.seed)
+    half = -(-(setting.context + 1) // 2)
+    drawn = []
+    for _ in range(min(setting.steps, _BATCHES)):
+        flat = torch.multinomial(chances, batch * half, replacement=True, generator=generator)
+        drawn.append(flat.view(batch, half).repeat(1, 2)[:, : setting.context + 1].contiguous())
+    return drawn
+
+
+def losses(setting: Setting, attention: str, batch: int, twin: int | None = None) -> tuple[float, ...]:
+    """The loss of every step, eager; `twin` numbers a run from perturbed weights."""
+    trainer = Trainer(setting, attention, "eager")
+    if twin is not None:
+        trainer.perturb(twin)
+    tokens = draw_tokens(setting, batch)
+    with trainer.choice.around():
+        found = [trainer.step(tokens[number % len(tokens)]) for number in range(setting.steps)]
+    return tuple(float(loss) for loss in found)
+
+
+def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: str, deadline: float) -> Training:
+    """Train and time. Running out of memory or failing is the outcome. Raises ContextLost.
+
+    deadline  of time.monotonic(): no step begins after it
+    """
+    blank = Training(
+        cell=setting.cell,
+        model=setting.model,
+        context=setting.context,
+        attention=attention,
+        mode=mode,
+        memory=setting.memory,
+        dtype=setting.dtype,
+        outcome="failed",
+        batch=batch,
+        batch_from=batch_from,
+    )
+    release(setting.device)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    try:
+        return _timed(blank, setting, deadline)
+    except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
+        failure = failure_of(error, setting.device)
+        return replace(blank, outcome=failure.outcome, message=failure.message)
+
+
+def _timed(blank: Training, setting: Setting, deadline: float) -> Training:
+    trainer = Trainer(setting, blank.attention, blank.mode)
+    tokens = draw_tokens(setting, blank.batch)
+    found: list[Tensor] = []
+    marks = _Marks(setting.device)
+    begin = time.monotonic()
+    first_s = 0.0
+    with trainer.choice.around():
+        for number in range(setting.steps):
+            marks.add()
+            found.append(trainer.step(tokens[number % len(tokens)]))
+            if number == 0:
+                _synchronize(setting.device)
+                first_s = time.monotonic() - begin
+            if time.monotonic() > deadline:
+                break
+        marks.add()
+    _synchronize(setting.device)
+    # The first steps warm up; of a run that was cut short, the later half counts.
+    counted = min(COUNTED, len(found) // 2)
+    counters = torch._dynamo.utils.counters
+    return replace(
+        blank,
+        outcome="measured" if counted else "failed",
+        message="" if counted else f"time was up after {len(found)} steps",
+        step_ms=marks.intervals(),
+        counted=counted,
+        losses=tuple(float(loss) for loss in found),
+        graphs=int(counters["stats"]["unique_graphs"]),
+        graph_breaks={str(reason): int(count) for reason, count in counters["graph_break"].items()},
+        compile_s=first_s,
+        peak_bytes=torch.cuda.max_memory_allocated() if setting.device.type == "cuda" else 0,
+    )
+
+
+class _Marks:
+    """Moments of the device's time, or of the host's on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: list[torch.cuda.Event] | None = [] if device.type == "cuda" else None
+        self._seconds: list[float] = []
+
+    def add(self) -> None:
+        """Mark this moment."""
+        if self._events is None:
+            self._seconds.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._events.append(event)
+
+    def intervals(self) -> tuple[float, ...]:
+        """Milliseconds from each mark to the next; the device must be idle."""
+        if self._events is None:
+            return tuple((b - a) * 1e3 for a, b in zip(self._seconds, self._seconds[1:], strict=False))
+        return tuple(float(a.elapsed_time(b)) for a, b in zip(self._events, self._events[1:], strict=False))
+
+
+def largest_batch(setting: Setting, attention: str, most: int = 4096) -> int:
+    """The largest batch whose first two steps fit into memory, eager; 0 if not even one sequence does.
+
+    Two, since the optimizer's state comes with the first. Raises what training raises but for a lack of memory.
+    """
+    trainer = Trainer(replace(setting, steps=1), attention, "eager")
+
+    def fits(batch: int) -> bool:
+        try:
+            (tokens,) = draw_tokens(trainer.setting, batch)
+            with trainer.choice.around():
+                for _ in range(2):
+                    trainer.step(tokens)
+            _synchronize(setting.device)
+        except torch.OutOfMemoryError:
+            trainer.model.zero_grad(set_to_none=True)
+            if setting.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return False
+        return True
+
+    return search(fits, most)
+
+
+def search(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` that fits, where all below one that fits do; 0 if 1 does not."""
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Root mean square of the differences of two loss curves of one length."""
+    squares = [(a - b) ** 2 for a, b in zip(one, other, strict=True)]
+    return float((sum(squares) / len(squares)) ** 0.5)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
