@@ -30,7 +30,7 @@ def hungry(q, k, v):
 
 
 ENTRANTS = ["torch-math", "entrants:broken", "entrants:hungry", "entrants:noisy"]
-RUN = ["-k", "full", "--bench-rounds=3", *(f"--kernel={name}" for name in ENTRANTS)]
+RUN = ["-k", "full", "-W", "error::UserWarning", "--bench-rounds=3", *(f"--kernel={name}" for name in ENTRANTS)]
 LATE = ["--kernel=torch-math", "--bench-seconds=0.001", "--bench-dir=late", "-rs"]
 REFUSED: list[tuple[list[str], str]] = [
     (["--bench-grid=flash"], "--bench-grid=flash: it needs a GPU, and torch sees none; smoke runs anywhere"),
