@@ -7,7 +7,6 @@ that the time between two events is the device's alone.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -97,9 +96,7 @@ def clock_for(device: torch.device) -> Clock:
 def attempt(call: Call, device: torch.device) -> Failure | None:
     """Run `call` to its end; why it failed, or None. Raises ContextLost where nothing can be timed any more."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a kernel's warning, or its compiler's, is no outcome
-            call()
+        call()
         if device.type == "cuda":
             torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says

@@ -14,17 +14,23 @@ from fa2verify.verify.entry import names_benchmarks
 
 CHECKOUT = Path(__file__).parents[2]
 KERNELS = """
+import warnings
 import torch
 
 def broken(q, k, v, causal=False):
     raise RuntimeError("broken on purpose")
+
+def noisy(q, k, v):
+    warnings.warn("at every call", stacklevel=1)
+    return q + k + v
 
 def hungry(q, k, v):
     raise torch.OutOfMemoryError("CUDA out of memory.")
 """
 
 
-RUN = ["-k", "full", "--bench-rounds=3", "--kernel=torch-math", "--kernel=entrants:broken", "--kernel=entrants:hungry"]
+ENTRANTS = ["torch-math", "entrants:broken", "entrants:hungry", "entrants:noisy"]
+RUN = ["-k", "full", "-W", "error::UserWarning", "--bench-rounds=3", *(f"--kernel={name}" for name in ENTRANTS)]
 LATE = ["--kernel=torch-math", "--bench-seconds=0.001", "--bench-dir=late", "-rs"]
 REFUSED: list[tuple[list[str], str]] = [
     (["--bench-grid=flash"], "--bench-grid=flash: it needs a GPU, and torch sees none; smoke runs anywhere"),
@@ -79,7 +85,7 @@ def ended(folder: Path) -> list[Ended]:
 def test_a_run_leaves_records_and_pytest_benchmarks_json(ended: list[Ended], folder: Path) -> None:
     done = ended[0]
     assert done.status == 1, done.said
-    assert "3 failed, 9 passed" in done.said  # broken fails in each direction, and out of memory is a result
+    assert "3 failed, 12 passed" in done.said  # broken fails in each direction, and out of memory is a result
     assert "RuntimeError: broken on purpose" in done.said
 
     run, *lines = read(folder / "build/benchmarks/benchmarks.jsonl")
@@ -90,13 +96,14 @@ def test_a_run_leaves_records_and_pytest_benchmarks_json(ended: list[Ended], fol
         "torch-math": "measured",
         "entrants:broken": "failed",
         "entrants:hungry": "out_of_memory",
+        "entrants:noisy": "measured",
         "standard": "measured",
     }
     matmul = next(line for line in lines if isinstance(line, Ceiling) and line.name == "matmul")
 
     kept = json.loads((folder / "build/benchmarks/pytest-benchmark.json").read_text())
     assert "node" not in kept["machine_info"]
-    assert len(kept["benchmarks"]) == 6
+    assert len(kept["benchmarks"]) == 9
     for entry in kept["benchmarks"]:
         info = entry["extra_info"]
         line = timings[info["kernel"], info["direction"]]
