@@ -27,8 +27,9 @@ from fa2verify.verify.truth import Truth
 DEVICE = torch.device("cpu" if interpreting() else "cuda")
 # Modules with flash-attn's functions, and the kernel that says which rules they owe.
 BACKENDS: dict[str, tuple[Any, Kernel]] = {"cuda": (cuda, EmulatedCudaKernel()), "triton": (triton, TritonKernel())}
-CALLS = 640  # a backend
-REFUSED = 500  # of them at least; the others are odd and right
+# Calls, and how many of them are refused at least; the others are odd and right. What is refused no backend sees, so
+# that the slower one, Triton's interpreter, is asked for answers.
+CALLS = {"cuda": (1350, 1000), "triton": (160, 100)}
 WIDEST = 2**31 - 1
 
 
@@ -136,8 +137,9 @@ def test_a_wrong_call_is_refused_by_name_or_answered_rightly(backend: str, monke
 
         monkeypatch.setattr(module.attention.backend, pass_name, spy)
     seen: dict[str, set[str]] = {"refused": set(), "answered": set()}
+    calls, refusals = CALLS[backend]
 
-    @settings(max_examples=CALLS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=calls, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(wrong_calls(DEVICE))
     def judged(call: WrongCall) -> None:
         launched.clear()
@@ -154,5 +156,5 @@ def test_a_wrong_call_is_refused_by_name_or_answered_rightly(backend: str, monke
             assert launched == []
 
     judged()
-    assert len(seen["refused"]) >= REFUSED
-    assert len(seen["answered"]) >= CALLS / 20
+    assert len(seen["refused"]) >= refusals
+    assert len(seen["answered"]) >= calls / 20
