@@ -218,7 +218,7 @@ def _installed(package: str, versions: str) -> bool:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return False
-    return SpecifierSet(versions).contains(version, prereleases=True)
+    return SpecifierSet(versions).contains(version)
 
 
 def _requirement(package: str) -> SpecifierSet:

@@ -27,6 +27,7 @@ def test_json_gives_the_same_problem_back(problem: Problem) -> None:
     assert hash(again) == hash(problem)
     assert again.to_json() == text
     assert json.loads(text) == problem.to_dict()
+    assert Problem.from_dict(problem.to_dict()) == problem
 
 
 @QUIET
