@@ -75,15 +75,7 @@ DEVICE void backward_dq(const Call& call) {
     rows_by_rows<T, D>(ds, dout_tile, own_row, v_tile);
 
     // dS  (lines 11 and 14)
-#pragma unroll
-    for (int n = 0; n < KEYS; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        int query = row + own_row + lane / 4 + e / 2 * 8, key = column + 8 * n + lane % 4 * 2 + e % 2;
-        ds[0][n][e] = weights<FEATURES>(call, work, s[0][n][e], ds[0][n][e], query, key, work.head, slope,
-                                        statistics[e / 2], !masked || is_visible(call, work, query, key))
-                          .ds;
-      }
+    score_gradients<FEATURES>(call, work, s[0], ds[0], row + own_row, column, slope, statistics, masked);
 
     // dQ += dS K  (line 15)
     weights_by_rows<T, D>(dq, ds, k_tile, 0);

@@ -78,9 +78,9 @@ SPILLS: tuple[Spill, ...] = (
     Spill("backward", (32,), 56, _PHILOX),
     Spill("backward", (64, 96, 128, 256), 108, _FOUR_TILES),
     Spill("backward_dkdv", (32,), 100, _PHILOX),
-    Spill("backward_dkdv", (96, 128, 256), 116, _TWO_ACCUMULATORS),
+    Spill("backward_dkdv", (64, 96, 128, 256), 152, _TWO_ACCUMULATORS),
     Spill("backward_dq", (32,), 16, _OCCUPANCY),
-    Spill("backward_dq", (64, 96, 128, 256), 68, "every feature at once: Philox and narrow rows beside dQ, S and dP"),
+    Spill("backward_dq", (64, 96, 128, 256), 136, "Philox or narrow rows beside dQ, S and dP"),
     Spill(
         "probabilities", (128,), 24, "ptxas stops at 80 registers, with which six blocks fit; a kernel for tests alone"
     ),

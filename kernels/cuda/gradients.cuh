@@ -58,6 +58,32 @@ DEVICE Weights weights(const Call& call, const Work& work, float raw, float dp, 
   return {visible ? w : 0.0f, visible ? ds : 0.0f};
 }
 
+// dS in place of dP, of fragments of queries from `row` down and keys from `column` across.
+template <unsigned FEATURES, bool MASKED, int N>
+DEVICE void score_gradients(const Call& call, const Work& work, const float (&s)[N][4], float (&ds)[N][4], int row,
+                            int column, float slope, const RowStatistics (&statistics)[2]) {
+  int lane = static_cast<int>(lane_index());
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      int query = row + lane / 4 + e / 2 * 8, key = column + 8 * n + lane % 4 * 2 + e % 2;
+      ds[n][e] = weights<FEATURES>(call, work, s[n][e], ds[n][e], query, key, work.head, slope, statistics[e / 2],
+                                   !MASKED || is_visible(call, work, query, key))
+                     .ds;
+    }
+}
+
+template <unsigned FEATURES, int N>
+DEVICE void score_gradients(const Call& call, const Work& work, const float (&s)[N][4], float (&ds)[N][4], int row,
+                            int column, float slope, const RowStatistics (&statistics)[2], bool masked) {
+  // Dropout's code is long and slow: one copy of it, with a mask that costs little beside it.
+  if (masked || has<FEATURES>(call, DROPOUT))
+    score_gradients<FEATURES, true>(call, work, s, ds, row, column, slope, statistics);
+  else
+    score_gradients<FEATURES, false>(call, work, s, ds, row, column, slope, statistics);
+}
+
 // P^T and dS^T in place of S^T and dP^T: fragments of keys from `key` down and queries from `row` across, whose
 // (lse, delta) begin at `statistics`.
 template <unsigned FEATURES, bool MASKED, int M, int N>
@@ -88,8 +114,7 @@ DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M]
 template <unsigned FEATURES, int M, int N>
 DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M][N][4], float (&ds)[M][N][4], int row,
                                int key, int head, float slope, Shared statistics, bool masked) {
-  // Dropout's code is long and slow: one copy of it, with a mask that costs little beside it.
-  if (masked || has<FEATURES>(call, DROPOUT))
+  if (masked || has<FEATURES>(call, DROPOUT))  // as above
     transposed_weights<FEATURES, true>(call, work, p, ds, row, key, head, slope, statistics);
   else
     transposed_weights<FEATURES, false>(call, work, p, ds, row, key, head, slope, statistics);

@@ -39,19 +39,21 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
   }
 }
 
-// acc += A B for the 8 N columns of B whose first lies at `address` in its row lane % 16, chunk lane / 16 of them, one
-// step of 16 of what is summed over.
+// acc += A B for one step of 16 of what is summed over, and 8 N columns of B from chunk `first_chunk`, a multiple of N.
+// `rows` is where this lane's row of the first step begins, at chunk 0 or 1, and `step` how many bytes further down the
+// step is: the swizzle being the same there, it is added last, where it is a constant of the instruction.
 template <class T, int D, int M, int N>
-DEVICE void multiply_columns(float (&acc)[M][N][4], const u32 (&a)[M][4], Shared row, int first_chunk) {
+DEVICE void multiply_columns(float (&acc)[M][N][4], const u32 (&a)[M][4], Shared rows, int first_chunk, u32 step) {
   static_assert(N % 2 == 0);
   constexpr int GROUP = D % 64 == 0 ? 8 : 4;
   // Where N chunks from any multiple of N on never share a group with others, first_chunk goes into the address once.
   constexpr bool WHOLE = N % GROUP == 0 || GROUP % N == 0;
-  Shared first = chunks_right<D>(row, first_chunk);
+  Shared first = chunks_right<D>(rows, first_chunk);
 #pragma unroll
   for (int n = 0; n < N / 2; ++n) {
     u32 b[4];
-    load_matrices_transposed(b, WHOLE ? chunks_right<D>(first, 2 * n) : chunks_right<D>(row, first_chunk + 2 * n));
+    Shared right = WHOLE ? chunks_right<D>(first, 2 * n) : chunks_right<D>(rows, first_chunk + 2 * n);
+    load_matrices_transposed(b, right + step);
     u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -77,7 +79,7 @@ DEVICE void weights_by_rows(float (&acc)[M][N][4], const float (&p)[M][K][4], Sh
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[m][i] = pack<T>(p[m][2 * k + i / 2][i % 2 * 2], p[m][2 * k + i / 2][i % 2 * 2 + 1]);
-    multiply_columns<T, D>(acc, a, b_rows + 16 * k * ROW, first_chunk);
+    multiply_columns<T, D>(acc, a, b_rows, first_chunk, 16 * k * ROW);
   }
 }
 
@@ -101,7 +103,7 @@ DEVICE void tile_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
       else
         load_matrices(a[m], chunks_right<WIDTH>(a_rows, 2 * k) + 16 * m * A_ROW);
     }
-    multiply_columns<T, D>(acc, a, b_rows + 16 * k * ROW, first_chunk);
+    multiply_columns<T, D>(acc, a, b_rows, first_chunk, 16 * k * ROW);
   }
 }
 }  // namespace fa2
