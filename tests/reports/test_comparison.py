@@ -111,8 +111,7 @@ def test_errors_that_grew(measured: Callable[..., Loaded], side: str, paired: bo
 
 
 def test_runs_that_draw_alike_are_not_worse(measured: Callable[..., Loaded]) -> None:
-    # Holm keeps the chance of one false alarm below 0.01, so 100 pairs of runs give 0 but for one in 2.7 of such tests,
-    # and 6 with a probability below 0.001.
+    # Holm keeps the chance of a false alarm below 0.01 a comparison, so 6 of 100 have a probability below 0.001.
     draw = random.Random(1)
     alarms = sum(
         bool(grown(compare(*(measured(side, [draw.lognormvariate(0, 1) for _ in range(30)]) for side in "ab"))))
@@ -121,9 +120,13 @@ def test_runs_that_draw_alike_are_not_worse(measured: Callable[..., Loaded]) -> 
     assert alarms < 6
 
 
-def test_an_error_that_is_no_number_is_the_largest(measured: Callable[..., Loaded]) -> None:
-    a, b = measured("a", [0.1] * 20), measured("a", [math.nan] * 20)
-    assert grown(compare(a, b)) == [("dq", "share of the bound", True)]
+def test_an_error_that_is_no_number_is_the_largest(make_record: Make, make_error: Make, one_run: Make) -> None:
+    def run(error: float) -> Loaded:
+        errors = (make_error("dq", error, bound_units=error),)
+        return one_run(*(make_record(problem={"seed": seed}, errors=errors) for seed in range(20)))
+
+    a, b = run(0.1), run(math.nan)
+    assert grown(compare(a, b)) == [("dq", "share of the bound", True), ("dq", "ratio to PyTorch's error", True)]
     assert not grown(compare(b, b))
 
 
