@@ -1,1 +1,1 @@
-"""The command line: `fa2verify kernels | check | report`."""
+"""The command line: `fa2verify kernels | check | report | compare`."""

@@ -20,6 +20,7 @@ class Subcommand(NamedTuple):
 
 _SUBCOMMANDS: dict[str, Subcommand] = {
     "check": Subcommand("fa2verify.cli.check", "check", "Run one problem on one kernel and show the verdict."),
+    "compare": Subcommand("fa2verify.cli.compare", "compare_runs", "Say what moved between two runs."),
     "kernels": Subcommand("fa2verify.cli.kernels", "kernels", "List the kernels and what each supports here."),
     "report": Subcommand("fa2verify.cli.report", "report", "Render a report, merging runs."),
 }

@@ -43,9 +43,9 @@ def render(loaded: Loaded) -> str:
     kernels = [summary.name for summary in summaries]
     dtypes, directions = choices(loaded)
     named = specs(loaded.kernels)
-    script = _asset("report.js")
+    script = asset("report.js")
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             loaded=loaded,
@@ -80,7 +80,7 @@ def render(loaded: Loaded) -> str:
             repeats=repeats(loaded.runs),
             most_reasons=_REASONS,
             message_length=_MESSAGE,
-            style=Markup(_asset("report.css")),
+            style=Markup(asset("report.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -88,7 +88,8 @@ def render(loaded: Loaded) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where pages' templates lie, with the filters that they use; what they are given is escaped."""
     environment = Environment(
         loader=PackageLoader("fa2verify.reports"),
         autoescape=True,
@@ -102,7 +103,8 @@ def _environment() -> Environment:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file beside the templates."""
     return (files("fa2verify.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
