@@ -18,17 +18,18 @@ from mutants.splits import SplitFlash
 
 
 class Arrival(Mutation):
-    """Gradients sum tiles in the order in which blocks arrive, asked for a deterministic backward or not.
+    """Forward and gradients sum tiles in the order in which blocks arrive, asked for a deterministic backward or not.
 
     Here blocks arrive in one order and in its reverse by turns, so that what is found can be found again.
     """
 
     name = "sums in order of arrival"
     source = "FA 2244"
+    batch_invariant = False  # it does not even repeat
     shows = Problem(
-        # Most of what the order changes is lost again as sums are rounded to the dtype: it takes many elements.
-        lengths=Dense(seqlen_q=4 * TILE, seqlen_k=TILE),
-        head_dim=64,
+        # lse shows it, being fp32: what another order changes is mostly lost as other sums are rounded to the dtype.
+        lengths=Dense(seqlen_q=16, seqlen_k=2 * TILE),
+        head_dim=8,
         direction="forward_backward",
         deterministic=True,
     )
@@ -40,9 +41,14 @@ class Arrival(Mutation):
         self._calls += 1
         return tensors
 
+    def arriving(self, starts: Iterable[int]) -> Iterable[int]:
+        return starts if self._calls % 2 else [*starts][::-1]
+
+    def attend_tile(self, sequence: Sequence, i: int, starts: Iterable[int]) -> tuple[Tensor, Tensor]:
+        return super().attend_tile(sequence, i, self.arriving(starts))
+
     def query_tiles(self, sequence: Sequence, j: int) -> Iterable[int]:
-        tiles = list(super().query_tiles(sequence, j))
-        return tiles if self._calls % 2 else tiles[::-1]
+        return self.arriving(super().query_tiles(sequence, j))
 
 
 class LoadsOnward(Mutation):
