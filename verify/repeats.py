@@ -49,11 +49,11 @@ class Repeat:
 
 def repeats(kernel: Kernel, problem: Problem, device: torch.device) -> Iterator[Repeat]:
     """The calls that follow the first, in order."""
-    plain = problem.layout == "plain" and not problem.deterministic
+    plain = problem.layout in ("plain", "tail") and not problem.deterministic
     if device.type == "cpu" and problem.scores * problem.head_dim > (MAX_PLAIN_WORK if plain else MAX_WORK):
         return
     names = iter(("second call", "third call"))
-    if problem.layout != "plain":
+    if problem.layout not in ("plain", "tail"):  # which has rows that no other layout has
         others = (replace(problem, layout=layout) for layout in _OTHERS if layout != problem.layout)
         for other in others:
             if not kernel.unsupported(other):

@@ -27,6 +27,15 @@ def window_faults(problem: Problem) -> tuple[str, ...]:
     )
 
 
+def tail_faults(problem: Problem) -> tuple[str, ...]:
+    """Rows past the last packed sequence (flash-attention issue 2324): nothing writes them, gradients included."""
+    if not problem.tail:
+        return ()
+    return (
+        "flash-attn leaves rows past the last sequence unwritten, gradients included (flash-attention issue 2324).",
+    )
+
+
 def empty_batch_faults(problem: Problem) -> tuple[str, ...]:
     """Packed tensors without a token: a grid of no blocks (torch 2.11's copy of flash-attn, on an H200)."""
     if not sum(problem.seqlens_q):
