@@ -84,7 +84,8 @@ def _verdicts(found: Comparison) -> Iterator[str]:
         if turned:
             yield f"{word}: {len(turned):,}"
         for one in turned[:_SHOWN]:
-            yield f"  {one.b.verdict}{', ' + one.b.rule if one.b.rule else ''}: {rerun(one.b.kernel, one.b.problem, one.b.rule)}"
+            rule = f", {one.b.rule}" if one.b.rule else ""
+            yield f"  {one.b.verdict}{rule}: {rerun(one.b.kernel, one.b.problem, one.b.rule)}"
     for side, kernels in (("A", found.only_a), ("B", found.only_b)):
         if kernels:
             yield f"judged in {side} alone: {', '.join(kernels)}"

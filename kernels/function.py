@@ -57,6 +57,7 @@ class FunctionKernel(AutogradKernel):
     devices         device types it runs on, for example ("cuda",); default any
     differentiable  whether it has a backward; default True
     batch_invariant see `Kernel`; default False
+    clears_tail     whether rows past the last packed sequence are 0 in out and in gradients; default True
 
     Raises TypeError, naming what would be right, for what is no such function.
     """
@@ -72,6 +73,7 @@ class FunctionKernel(AutogradKernel):
         self.score_dtype: ScoreDtype = _choice(function, "score_dtype", get_args(ScoreDtype), "dtype")
         self.alignment: Causal = _choice(function, "causal", get_args(Causal), "bottom_right")
         self.devices: tuple[str, ...] | None = _devices(function)
+        self.clears_tail: bool = _attribute(function, "clears_tail", bool, True)
         self.differentiable: bool = _attribute(function, "differentiable", bool, True)
         self.batch_invariant = _attribute(function, "batch_invariant", bool, False)
 
@@ -96,6 +98,8 @@ class FunctionKernel(AutogradKernel):
         reasons += misaligned(problem, self.alignment)
         if problem.dropout:
             reasons.append("A function's dropout mask is its own and cannot be reproduced.")
+        if problem.tail and not self.clears_tail:
+            reasons.append("The function's attribute clears_tail is False: rows past the last sequence are undefined.")
         if problem.backward and not self.differentiable:
             reasons.append("The function's attribute differentiable is False: it has no backward.")
         return tuple(reasons)

@@ -2,7 +2,8 @@
 
 Kernels read strides wrongly (flash-attention 355: those of dO taken for O; TransformerEngine 1195: those of packed qkv
 taken for split ones), so `sliced` has strides of its own for every tensor, the packed layouts for those they pack, and
-whatever lies between the elements is NaN: a kernel that reads it shows it.
+whatever lies between the elements is NaN: a kernel that reads it shows it. So are the rows past the last sequence that
+`tail` adds (flash-attention 2324).
 """
 
 import math
@@ -40,7 +41,7 @@ def empty_like_layout(
         return place(torch.full(shape, float("nan"), dtype=dtype, device=device))
 
     match problem.layout:
-        case "plain":
+        case "plain" | "tail":
             return full(*q, heads_q, dim), full(*k, heads_kv, dim), full(*k, heads_kv, dim), full(*q, heads_q, dim)
         case "qkv_packed":
             packed = full(*q, 3, heads_q, dim)
@@ -66,7 +67,7 @@ def empty_like_layout(
 
 
 def _leading(problem: Problem, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    return (sum(lengths),) if problem.is_varlen else (problem.batch, lengths[0])
+    return (sum(lengths) + problem.tail,) if problem.is_varlen else (problem.batch, lengths[0])
 
 
 def _offset(full: Callable[..., Tensor], shape: tuple[int, ...], elements: int) -> Tensor:

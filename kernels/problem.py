@@ -16,8 +16,11 @@ from fa2verify.kernels.values import Family
 DType = Literal["float16", "bfloat16"]
 Causal = Literal["top_left", "bottom_right"]
 Alibi = Literal["per_head", "per_batch_head"]
-Layout = Literal["plain", "qkv_packed", "kv_packed", "transposed", "sliced", "offset"]
+Layout = Literal["plain", "qkv_packed", "kv_packed", "transposed", "sliced", "offset", "tail"]
 Direction = Literal["forward", "forward_backward"]
+
+# Rows past the last sequence in layout "tail".
+_TAIL = 5
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -77,7 +80,7 @@ class Problem:
     dropout        probability of dropping an attention weight, in [0, 1)
     dropout_seed   selects the mask, see `fa2verify.kernels.dropout`
     values, seed   the family that the tensors' values are drawn from, and which draw of it
-    layout         how q, k, v (and the gradient of out) lie in memory
+    layout         how q, k, v (and the gradient of out) lie in memory; "tail": packed, with rows past the last sequence
     direction      forward alone, or forward and backward
     deterministic  the backward must give the same bits in every run
 
@@ -116,6 +119,11 @@ class Problem:
                 )
             if not q:
                 raise ValueError("lengths: seqlens_q is empty; a batch has at least one sequence")
+        if self.layout == "tail" and not self.is_varlen:
+            raise ValueError(
+                "layout: 'tail' is rows past the last of packed sequences: lengths must be seqlens_q and seqlens_k, "
+                f"not {self.lengths}"
+            )
         if self.layout == "qkv_packed":
             if self.seqlens_q != self.seqlens_k:
                 raise ValueError(
@@ -150,6 +158,11 @@ class Problem:
         if isinstance(self.lengths, Varlen):
             return self.lengths.seqlens_k
         return (self.lengths.seqlen_k,) * self.lengths.batch
+
+    @property
+    def tail(self) -> int:
+        """Rows of every packed tensor past its last sequence: no token, NaN in q, k, v and the gradient of out."""
+        return _TAIL if self.layout == "tail" else 0
 
     @property
     def group(self) -> int:

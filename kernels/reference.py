@@ -15,6 +15,8 @@ and backwards, as in FlashAttention-2 (arXiv 2307.08691, section 2.3.2), with D 
     dV  = W^T dO,    dP = (dO V^T) * keep / (1 - dropout),    dS = P * (dP - D)
     dQ  = scale * (dS * dz/ds) K,    dK = scale * (dS * dz/ds)^T Q
 
+Rows of packed tensors past the last sequence see nothing and are seen by nobody: O = 0, lse = -inf, no gradient.
+
 The steps are kept, not only the results: error bounds and decoys are functions of them.
 """
 
@@ -200,7 +202,7 @@ def steps(problem: Problem, tensors: Tensors, precision: Precision = "fp64") -> 
 def outputs(problem: Problem, parts: list[Steps]) -> Outputs:
     """The reference's outputs, in its own precision, never rounded back to the problem's dtype."""
     out = join(problem, [part.out for part in parts])
-    lse = join_rows(problem, [part.lse for part in parts])
+    lse = join_rows(problem, [part.lse for part in parts], past=float("-inf"))
     if not problem.backward:
         return Outputs(out, lse)
     return Outputs(

@@ -55,15 +55,20 @@ def blocks(problem: Problem, tensors: Tensors) -> Iterator[Block]:
 def join(problem: Problem, parts: Sequence[Tensor]) -> Tensor:
     """Blocks of (batch, heads, seqlen, head_dim) as the contract has them.
 
-    Dense: (batch, seqlen, heads, head_dim), varlen: (total, heads, head_dim).
+    Dense: (batch, seqlen, heads, head_dim), varlen: (total, heads, head_dim), rows past the last sequence 0.
     """
     if not problem.is_varlen:
         return parts[0].transpose(1, 2)
-    return torch.cat([part[0].transpose(0, 1) for part in parts])
+    heads, head_dim = parts[0].shape[1], parts[0].shape[3]
+    past = parts[0].new_zeros(problem.tail, heads, head_dim)
+    return torch.cat([*(part[0].transpose(0, 1) for part in parts), past])
 
 
-def join_rows(problem: Problem, parts: Sequence[Tensor]) -> Tensor:
-    """Blocks of (batch, heads, seqlen) as the contract's lse: dense (batch, heads, seqlen), varlen (heads, total)."""
+def join_rows(problem: Problem, parts: Sequence[Tensor], past: float = 0.0) -> Tensor:
+    """Blocks of (batch, heads, seqlen) as the contract's lse: dense (batch, heads, seqlen), varlen (heads, total).
+
+    past  what rows past the last sequence are
+    """
     if not problem.is_varlen:
         return parts[0]
-    return torch.cat([part[0] for part in parts], dim=-1)
+    return torch.cat([*(part[0] for part in parts), parts[0].new_full((parts[0].shape[1], problem.tail), past)], dim=-1)

@@ -79,6 +79,7 @@ def _changes(varlen: bool) -> dict[str, dict[str, Any]]:
         "dropout": {"dropout": 0.125},
         "seqlen_q > seqlen_k": {"lengths": _lengths(varlen, _LONG, _SHORT)},
         "empty sequence": {"lengths": _lengths(varlen, _LONG, 0)},
+        "rows past the last sequence": {"layout": "tail", "lengths": _lengths(True, _LONG, _LONG)},
         "strided": {"layout": "transposed"},
         "forward": {"direction": "forward"},
         "backward": {"direction": "forward_backward"},

@@ -26,7 +26,8 @@ class Tensors:
     max_seqlen_k  the longest key length
     alibi_slopes  fp32 (heads_q) or (batch, heads_q); None without ALiBi
 
-    The last dimension is contiguous; the others lie as the problem's layout says, gaps filled with NaN.
+    The last dimension is contiguous; the others lie as the problem's layout says, gaps filled with NaN. In layout
+    "tail" total_q and total_k are more than the sequences' tokens, and the rows past them are NaN.
     """
 
     q: Tensor
@@ -59,7 +60,8 @@ def make_tensors(problem: Problem, device: torch.device | str = "cpu", place: Pl
     )
     slopes = _alibi_slopes(problem, device)
     for role, tensor, lengths in roles:
-        tensor.copy_(_values(problem, role, lengths, tensor.shape))
+        tokens = tensor[: sum(lengths)] if problem.is_varlen else tensor
+        tokens.copy_(_values(problem, role, lengths, tensor.shape))
     return Tensors(
         q=q,
         k=k,

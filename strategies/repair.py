@@ -83,6 +83,8 @@ class Repair:
             fields.update(change)
         if fields.get("direction", plainest.direction) == "forward":
             fields.pop("deterministic", None)
+        if not varlen and fields.get("layout") == "tail":
+            del fields["layout"]
         heads = fields.get("heads_q", plainest.heads_q), fields.get("heads_kv", plainest.heads_kv)
         if fields.get("layout", plainest.layout) == "qkv_packed":
             # One tensor holds all three, so they are alike; the fewer heads and the shorter lengths, so that what fails

@@ -112,9 +112,13 @@ def probe(unsupported: Unsupported, *, varlen: bool | None, direction: Direction
         alibis=probing.keep(ALIBIS, lambda option: {"alibi": option}),
         dropouts=probing.keep(PROBABILITIES, lambda option: {"dropout": option}),
         layouts=probing.keep(
-            # Packed, q has as many heads as k.
-            LAYOUTS,
-            lambda option: {"layout": option, **({"heads_kv": heads} if option == "qkv_packed" else {})},
+            # In one tensor, q has as many heads as k; and only packed sequences have an end that rows may lie past.
+            [layout for layout in LAYOUTS if layout != "tail" or True in layings],
+            lambda option: {
+                "layout": option,
+                **({"heads_kv": heads} if option == "qkv_packed" else {}),
+                **({"lengths": square[True]} if option == "tail" else {}),
+            },
         ),
         deterministic=bool(probing.keep((True,), lambda option: {"deterministic": option})),
     )

@@ -74,6 +74,7 @@ def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Ju
         for name in names
     )
     rules: tuple[Callable[[], Fault | None], ...] = (
+        *(partial(_past_the_last, problem, comparison) for comparison in comparisons),
         *(partial(_non_finite, comparison) for comparison in comparisons),
         partial(_exact_rows, problem, kernel, found, truth),
         *(partial(_headline, comparison) for comparison in comparisons),
@@ -112,6 +113,25 @@ def _comparable(name: OutputName, kernel: Kernel, candidate: Tensor) -> Tensor:
     if name == "lse" and kernel.empty_lse == float("inf"):
         return candidate.masked_fill(candidate == float("inf"), float("-inf"))
     return candidate
+
+
+def _past_the_last(problem: Problem, compared: Comparison) -> Fault | None:
+    """Rows of packed tensors past the last sequence are 0, those of lse -inf."""
+    if not problem.tail:
+        return None
+    lse = compared.output == "lse"
+    first = compared.candidate.shape[-1 if lse else 0] - problem.tail
+    expected = float("-inf") if lse else 0.0
+    wrong = (compared.candidate[..., first:] if lse else compared.candidate[first:]) != expected
+    if not bool(wrong.any()):
+        return None
+    index = [int(i) for i in wrong.nonzero()[0]]
+    index[-1 if lse else 0] += first
+    return (
+        f"R0 {compared.output} past the last sequence",
+        f"{compared.output}{index} is {float(compared.candidate[tuple(index)]):.6g}, not {expected:g}: "
+        f"the last sequence ends before row {first}",
+    )
 
 
 def _non_finite(compared: Comparison) -> Fault | None:

@@ -46,11 +46,11 @@ class Repeat:
 
 def repeats(kernel: Kernel, problem: Problem, device: torch.device) -> Iterator[Repeat]:
     """The calls that follow the first, in order."""
-    most = MAX_PLAIN_WORK if problem.layout == "plain" else MAX_WORK
+    most = MAX_PLAIN_WORK if problem.layout in ("plain", "tail") else MAX_WORK
     if device.type == "cpu" and problem.scores * problem.head_dim > most:
         return
     names = iter(("second call", "third call"))
-    if problem.layout != "plain":
+    if problem.layout not in ("plain", "tail"):  # which has rows that no other layout has
         others = (replace(problem, layout=layout) for layout in _OTHERS if layout != problem.layout)
         for other in others:
             if not kernel.unsupported(other):

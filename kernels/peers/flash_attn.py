@@ -19,6 +19,7 @@ from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.peers import lineages
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.peers.cuda_device import lacks_cuda
+from fa2verify.kernels.peers.packed_tail import tail_faults
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.sequences import join_rows
 from fa2verify.kernels.tensors import Tensors
@@ -40,8 +41,8 @@ class FlashAttnKernel(AutogradKernel):
         return missing or _package()
 
     def unsupported(self, problem: Problem) -> tuple[str, ...]:
-        """Dropout, head_dim above 256, and top-left where it differs from bottom-right."""
-        reasons = [*misaligned(problem, "bottom_right")]
+        """Dropout, head_dim above 256, rows past the last sequence, and top-left where it differs from bottom-right."""
+        reasons = [*misaligned(problem, "bottom_right"), *tail_faults(problem)]
         if problem.head_dim > 256:
             reasons.append(f"flash-attn takes head_dim up to 256, not {problem.head_dim}.")
         if problem.dropout:

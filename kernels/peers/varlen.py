@@ -18,6 +18,7 @@ from fa2verify.kernels.peers import lineages
 from fa2verify.kernels.peers.alignment import misaligned
 from fa2verify.kernels.peers.cuda_device import lacks_cuda
 from fa2verify.kernels.peers.determinism import deterministic_algorithms
+from fa2verify.kernels.peers.packed_tail import tail_faults
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 
@@ -42,7 +43,7 @@ class VarlenKernel(AutogradKernel):
         reasons = []
         if not problem.is_varlen:
             reasons.append("varlen_attn takes packed sequences with cu_seqlens alone.")
-        reasons += misaligned(problem, "bottom_right")
+        reasons += (*misaligned(problem, "bottom_right"), *tail_faults(problem))
         if problem.head_dim > 256:
             reasons.append(f"varlen_attn takes head_dim up to 256, not {problem.head_dim}.")
         if problem.head_dim % 8:

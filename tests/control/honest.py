@@ -183,7 +183,7 @@ class HonestKernel(Kernel):
             out = scene.rounded(out)
             found.append([out, lse, *(self._backward(scene, out, lse) if problem.backward else ())])
         columns = list(zip(*found, strict=True))
-        lse = join_rows(problem, columns[1])
+        lse = join_rows(problem, columns[1], past=float("-inf"))
         return Outputs(join(problem, columns[0]).to(dtype), lse, *(join(problem, c).to(dtype) for c in columns[2:]))
 
 

@@ -42,7 +42,7 @@ BENCH = Bench(torch.device("cpu"))
 
 # In the order in which a trial asks. An exception ends the judgement. "again" is every rule at the calls that follow,
 # which there are only where the first call passed.
-COLUMNS = ("raised", "R0 inputs unchanged", "R0 memory", "R0 finite", "R0 exact rows", "R1", "R2", "again")
+COLUMNS = ("raised", "R0 inputs unchanged", "R0 memory", "R0 tail", "R0 finite", "R0 exact rows", "R1", "R2", "again")
 
 
 @dataclass
@@ -120,6 +120,8 @@ def _of_call(
         return (called.fault.rule if called.fault else None), seen
     judgement = judging.judge(problem, kernel, outputs, truth)
     compared = judgement.comparisons
+    if any(judging._past_the_last(problem, each) for each in compared):
+        seen.add("R0 tail")
     if any(judging._non_finite(each) for each in compared):
         seen.add("R0 finite")
     if judging._exact_rows(problem, kernel, {each.output: each.candidate for each in compared}, truth):

@@ -28,7 +28,7 @@ def tolerances(problem: Problem, tensors: Tensors, dtype: torch.dtype = torch.fl
     sum has at most head_dim + seqlen_q * group + seqlen_k terms, and exp turns an absolute error of a score, EPS |s|,
     into a relative one. The factor 8 is for the operations beside the sums.
     """
-    q, k, v, dout = map(peak, (tensors.q, tensors.k, tensors.v, tensors.dout))
+    q, k, v, dout = (peak(_tokens(problem, each)) for each in (tensors.q, tensors.k, tensors.v, tensors.dout))
     longest_q, longest_k = max(problem.seqlens_q) * problem.group, max(problem.seqlens_k)
     scale, kept_weight = abs(problem.softmax_scale), 1 / (1 - problem.dropout)
     slope = peak(tensors.alibi_slopes) if tensors.alibi_slopes is not None else 0.0
@@ -89,9 +89,9 @@ def sees(problem: Problem, diagonal: int, j: int) -> bool:
 
 def second_version(problem: Problem, tensors: Tensors) -> Outputs:
     """The same attention with gradients by autograd, shaped as the contract says."""
-    inputs = (tensors.q, tensors.k, tensors.v)
+    inputs = [_tokens(problem, each) for each in (tensors.q, tensors.k, tensors.v)]
     q, k, v = (each.double().reshape(-1, *each.shape[-2:]).requires_grad_() for each in inputs)
-    dout = tensors.dout.double().reshape(q.shape)
+    dout = _tokens(problem, tensors.dout).double().reshape(q.shape)
     out, lse = _by_rows(problem, q, k, v, tensors.alibi_slopes)
     if out.requires_grad:
         gradients = torch.autograd.grad(out, (q, k, v), dout, materialize_grads=True, allow_unused=True)
@@ -99,10 +99,17 @@ def second_version(problem: Problem, tensors: Tensors) -> Outputs:
         gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v))
     dq, dk, dv = (gradient.reshape(each.shape) for gradient, each in zip(gradients, inputs, strict=True))
     if problem.is_varlen:
-        rows = lse.T
+        rows = torch.nn.functional.pad(lse.T, (0, problem.tail), value=float("-inf"))
     else:
         rows = lse.reshape(problem.batch, problem.seqlens_q[0], problem.heads_q).transpose(1, 2)
-    return Outputs(out.detach().reshape(tensors.q.shape), rows, dq, dk, dv)
+    like_inputs = (out.detach().reshape(inputs[0].shape), dq, dk, dv)
+    out, dq, dk, dv = (torch.nn.functional.pad(each, (0, 0, 0, 0, 0, problem.tail)) for each in like_inputs)
+    return Outputs(out, rows, dq, dk, dv)
+
+
+def _tokens(problem: Problem, tensor: Tensor) -> Tensor:
+    """Without the rows that belong to no sequence."""
+    return tensor[: len(tensor) - problem.tail]
 
 
 def assert_close(found: Outputs, expected: Outputs, allowed: dict[str, float]) -> None:

@@ -155,6 +155,11 @@ def test_layouts(layout: str, head_dim: int, varlen: bool) -> None:
     check(replace(p, lengths=Varlen(seqlens_q=(7, 0, 70), seqlens_k=(7, 0, 70))) if varlen else p)
 
 
+def test_rows_past_the_last_sequence() -> None:
+    lengths = Varlen(seqlens_q=(7, 0, 70), seqlens_k=(40, 2, 0))
+    check(problem(lengths=lengths, heads_q=2, head_dim=24, causal="bottom_right", layout="tail"))
+
+
 @pytest.mark.parametrize("causal", [None, "top_left", "bottom_right"])
 def test_empty_sequences_anywhere(causal: str | None) -> None:
     lengths = Varlen(seqlens_q=(0, 5, 0, 130, 3, 0), seqlens_k=(4, 0, 0, 90, 66, 1))

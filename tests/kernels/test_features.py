@@ -60,6 +60,11 @@ def test_lengths(lengths: Dense | Varlen, expected: set[str]) -> None:
     assert found & {"empty sequence", "seqlen_q > seqlen_k"} == expected
 
 
+def test_rows_past_the_last_sequence_are_no_strides() -> None:
+    packed = replace(PLAIN, lengths=Varlen(seqlens_q=(1,), seqlens_k=(1,)))
+    assert set(features(replace(packed, layout="tail"))) == {*features(packed), "rows past the last sequence"}
+
+
 def test_every_column_is_met_and_in_order() -> None:
     met: set[str] = set()
 

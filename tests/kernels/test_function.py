@@ -211,6 +211,7 @@ def test_attributes_say_what_a_signature_cannot() -> None:
         ("devices", "cuda", 'a tuple such as ("cuda",)'),
         ("differentiable", "no", "must be bool"),
         ("batch_invariant", 1, "must be bool"),
+        ("clears_tail", 0, "must be bool"),
     ],
 )
 def test_a_wrong_attribute_is_named(name: str, value: object, words: str) -> None:

@@ -207,6 +207,13 @@ def test_varlen_speaks_every_signature_that_torch_had(monkeypatch: pytest.Monkey
     assert [sentence.rsplit(" ", 1)[1] for sentence in lacking] == ["scale.", "window_size.", "enable_gqa."]
 
 
+@pytest.mark.parametrize("kernel", [VarlenKernel(), FlashAttnKernel()], ids=lambda kernel: kernel.name)
+def test_flash_attn_leaves_rows_past_the_last_sequence(kernel: Kernel) -> None:
+    assert kernel.unsupported(Problem(lengths=PACKED)) == ()
+    (reason,) = kernel.unsupported(Problem(lengths=PACKED, layout="tail"))
+    assert "issue 2324" in reason
+
+
 def test_varlen_finds_the_parameters_of_this_torch() -> None:
     varlen.parameters.cache_clear()
     assert {"query", "cu_seq_q", "return_aux"} <= varlen.parameters()

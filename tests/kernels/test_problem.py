@@ -82,6 +82,7 @@ BAD_JSON: list[tuple[str, tuple[str, ...]]] = [
         ("layout", "'qkv_packed'", "seqlen_q = seqlen_k", "7", "9"),
     ),
     ('{"layout": "qkv_packed", "heads_q": 4, "heads_kv": 2}', ("layout", "'qkv_packed'", "heads_q = heads_kv", "4")),
+    ('{"layout": "tail", "lengths": {"seqlen_q": 7}}', ("layout", "'tail'", "seqlens_q and seqlens_k", "seqlen_q=7")),
     ("[]", ("object",)),
     ("{", ("JSON",)),
 ]

@@ -22,9 +22,11 @@ def test_joined_blocks_are_the_tensors(problem: Problem) -> None:
     tensors = make_tensors(problem)
     parts = list(blocks(problem, tensors))
     for name in ("q", "k", "v", "dout"):
-        assert torch.equal(join(problem, [getattr(part, name) for part in parts]), getattr(tensors, name))
-    rows = join_rows(problem, [part.q[..., 0] for part in parts])
-    assert torch.equal(rows, tensors.q[..., 0].transpose(-1, -2))
+        # Past the last sequence there is NaN, and no block.
+        expected = getattr(tensors, name).nan_to_num(nan=0.0)
+        assert torch.equal(join(problem, [getattr(part, name) for part in parts]), expected)
+    rows = join_rows(problem, [part.q[..., 0] for part in parts], past=2.0)
+    assert torch.equal(rows, tensors.q[..., 0].transpose(-1, -2).nan_to_num(nan=2.0))
 
 
 @pytest.mark.parametrize("problem", [VARLEN, DENSE])

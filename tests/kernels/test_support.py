@@ -38,7 +38,7 @@ def test_a_probe_of_the_mask_tells_the_alignments_apart() -> None:
 
 def test_reasons_are_the_kernel_s_own_and_in_order() -> None:
     lacking = unsupported_features(SdpaMathKernel())
-    assert list(lacking) == ["varlen", "softcap", "ALiBi", "dropout"]
+    assert list(lacking) == ["varlen", "softcap", "ALiBi", "dropout", "rows past the last sequence"]
     assert lacking["softcap"] == ("scaled_dot_product_attention has no softcap.",)
 
 

@@ -62,10 +62,12 @@ def test_tensors_are_what_a_kernel_is_promised(problem: Problem) -> None:
         (tensors.v, problem.seqlens_k, problem.heads_kv),
         (tensors.dout, problem.seqlens_q, problem.heads_q),
     ):
-        lead = (sum(lengths),) if problem.is_varlen else (problem.batch, lengths[0])
+        lead = (sum(lengths) + problem.tail,) if problem.is_varlen else (problem.batch, lengths[0])
         assert tensor.shape == (*lead, heads, problem.head_dim)
         assert tensor.dtype == TORCH_DTYPE[problem.dtype]
-        assert tensor.isfinite().all()
+        tokens = tensor[: sum(lengths)] if problem.is_varlen else tensor
+        assert tokens.isfinite().all()
+        assert tensor[len(tokens) :].isnan().all()
     assert (tensors.max_seqlen_q, tensors.max_seqlen_k) == (max(problem.seqlens_q), max(problem.seqlens_k))
     assert (tensors.cu_seqlens_q is None) == (tensors.cu_seqlens_k is None) == (not problem.is_varlen)
     for offsets, lengths in ((tensors.cu_seqlens_q, problem.seqlens_q), (tensors.cu_seqlens_k, problem.seqlens_k)):

@@ -19,6 +19,7 @@ from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import unavailable
+from fa2verify.verify.trial import Bench, attempt
 
 DEVICE = torch.device("cpu" if not unavailable(torch.device("cpu")) else "cuda")
 EPS = 2.0**-24
@@ -181,6 +182,13 @@ def test_layouts(layout: str, varlen: bool) -> None:
     lengths = Varlen(seqlens_q=(3, 35), seqlens_k=(3, 35)) if varlen else Dense(batch=2, seqlen_q=35, seqlen_k=35)
     for head_dim in (32, 7) if layout == "sliced" else (20,):
         check(problem(lengths=lengths, heads_q=2, heads_kv=2, head_dim=head_dim, layout=layout, causal="top_left"))
+
+
+def test_rows_past_the_last_sequence() -> None:
+    lengths = Varlen(seqlens_q=(7, 0, 35), seqlens_k=(40, 2, 0))
+    past = problem(lengths=lengths, heads_q=2, head_dim=20, causal="bottom_right", layout="tail")
+    record = attempt(TritonKernel(), past, Bench(DEVICE))
+    assert record.verdict == "passed", record.message
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.3, 1e-30, 3.0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import make_tensors
@@ -87,6 +88,32 @@ def test_a_kernel_owes_what_it_declares(made: Make, right: Right) -> None:
 
 
 # R0
+
+TAIL = replace(CALL, lengths=Varlen(seqlens_q=(3, 0, 4), seqlens_k=(5, 2, 2)), layout="tail")
+
+
+@pytest.mark.parametrize("value", [1e-7, float("nan"), float("inf"), -3.0])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_rows_past_the_last_sequence_are_zero(bench: Benches, output: str, value: float) -> None:
+    judged = bench(TAIL)
+    index = (2, 10) if output == "lse" else ((9 if output in ("dk", "dv") else 7), 1, 3)
+    assert judged.judge().passed
+    judgement = judged.spoilt(output, index, value)
+    assert judgement.rule == f"R0 {output} past the last sequence"
+    stored = float(getattr(judged.right, output).new_tensor(value))
+    assert f"{output}{list(index)} is {stored:.6g}, not {'-inf' if output == 'lse' else 0}" in judgement.message
+    assert f"ends before row {9 if output in ('dk', 'dv') else 7}" in judgement.message
+
+
+def test_a_function_says_that_it_leaves_the_tail(made: Make) -> None:
+    def leaves(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None: ...
+
+    problem = replace(TAIL, direction="forward", heads_q=2)
+    assert FunctionKernel(leaves, "leaves").unsupported(problem) == ()
+    leaves.clears_tail = False  # type: ignore[attr-defined]
+    (reason,) = FunctionKernel(leaves, "leaves").unsupported(problem)
+    assert "clears_tail is False" in reason
+    assert FunctionKernel(leaves, "leaves").unsupported(replace(problem, layout="plain")) == ()
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

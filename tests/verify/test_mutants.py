@@ -51,6 +51,7 @@ RULES: dict[str, set[str]] = {
     "crash without keys": {"raised RuntimeError"},
     "division by no queries": {"raised ZeroDivisionError"},
     "padding of lse unwritten": {"R0 dk finite"},
+    "gradients past the last sequence unwritten": {"R0 dq past the last sequence"},
     "all-zero outputs": {"R0 out one key", "R0 lse finite", "R1 out"},
     "combine of empty splits": {"R0 out finite"},
     "early exit into another's slot": {"R0 out one key", "R0 lse finite", "R1 out"},

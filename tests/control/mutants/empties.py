@@ -71,6 +71,19 @@ class UnwrittenPadding(Mutation):
         return found.masked_fill(found == float("-inf"), float("inf"))
 
 
+class UnwrittenTail(Mutation):
+    """Rows past the last cu_seqlens entry have no gradient written, and hold what the memory held."""
+
+    name = "gradients past the last sequence unwritten"
+    source = "FA 2324"
+    shows = Problem(
+        lengths=Varlen(seqlens_q=(1,), seqlens_k=(1,)), head_dim=8, layout="tail", direction="forward_backward"
+    )
+
+    def clear_tails(self, problem: Problem, dq: Tensor, dk: Tensor, dv: Tensor) -> None:
+        return
+
+
 class AllZero(Mutation):
     """Outputs are zeros, as memory fresh from the system is."""
 
@@ -85,4 +98,4 @@ class AllZero(Mutation):
         return outputs
 
 
-EMPTIES = (NoQuery, NoKey, RefusesNoKey, DividesByQueries, UnwrittenPadding, AllZero)
+EMPTIES = (NoQuery, NoKey, RefusesNoKey, DividesByQueries, UnwrittenPadding, UnwrittenTail, AllZero)

@@ -83,12 +83,14 @@ class Flash(Kernel):
         seen = self.read(problem, tensors)
         sequences = [self.load(problem, seen, index) for index in range(problem.batch)]
         out, lse = self.allocate(tensors.q), self.allocate_rows(problem, tensors)
+        self.clear_tail(problem, out, "q")
         for sequence, (o, rows) in zip(sequences, self.forward(sequences), strict=True):
             self.store(problem, out, sequence, "q", o)
             self.rows_of(problem, lse, sequence.index).copy_(rows[:, : sequence.seqlen_q])
         if not problem.backward:
             return self.returned(problem, tensors, Outputs(out, lse))
         dq, dk, dv = (self.allocate(tensor) for tensor in (tensors.q, tensors.k, tensors.v))
+        self.clear_tails(problem, dq, dk, dv)
         read_out = self.read_out(problem, tensors, out)
         for sequence in sequences:
             o = padded(self.part(problem, read_out, sequence.index, "q").transpose(0, 1).float())
@@ -114,8 +116,20 @@ class Flash(Kernel):
     def allocate_rows(self, problem: Problem, tensors: Tensors) -> Tensor:
         """Memory for lse."""
         if problem.is_varlen:
-            return torch.full((problem.heads_q, tensors.q.shape[0]), float("nan"))
+            rows = torch.full((problem.heads_q, tensors.q.shape[0]), float("nan"))
+            rows[:, sum(problem.seqlens_q) :] = _MINUS_INFINITY
+            return rows
         return torch.full((problem.batch, problem.heads_q, tensors.q.shape[1]), float("nan"))
+
+    def clear_tail(self, problem: Problem, tensor: Tensor, side: str) -> None:
+        """Rows past the last sequence of a packed tensor; `side` is "q" or "k"."""
+        if problem.is_varlen:
+            tensor[sum(problem.seqlens_q if side == "q" else problem.seqlens_k) :] = 0
+
+    def clear_tails(self, problem: Problem, dq: Tensor, dk: Tensor, dv: Tensor) -> None:
+        """The same of the gradients."""
+        for tensor, side in ((dq, "q"), (dk, "k"), (dv, "k")):
+            self.clear_tail(problem, tensor, side)
 
     def returned(self, problem: Problem, tensors: Tensors, outputs: Outputs) -> Outputs:
         """What the caller gets."""

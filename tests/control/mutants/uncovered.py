@@ -9,9 +9,6 @@ GAPS = {
 }
 
 UNCOVERED = {
-    "FA 2324, gradients of tokens past the last cu_seqlens entry left uninitialised": (
-        "a problem's packed tensors end where its last sequence does; it takes a layout with tokens past it."
-    ),
     "FA 1500, 2260, 2611, offsets past 2^31": "it takes 2^31 elements, more than a problem has.",
     "FA 359, 2481 as races": (
         "a race needs threads that run at once; the mutants here plant what it leaves. The missing barrier itself is "
