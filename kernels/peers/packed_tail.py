@@ -1,4 +1,4 @@
-"""Rows of packed tensors past the last sequence: what FlashAttention-2's own code does about them, in any copy of it."""
+"""Rows of packed tensors past the last sequence: what FlashAttention-2's own code does with them, in any copy."""
 
 from fa2verify.kernels.problem import Problem
 
