@@ -57,7 +57,8 @@ class FunctionKernel(AutogradKernel):
     devices         device types it runs on, for example ("cuda",); default any
     differentiable  whether it has a backward; default True
     batch_invariant see `Kernel`; default False
-    clears_tail     whether rows past the last packed sequence are 0 in out and in gradients; default True
+    clears_tail     whether rows past the last packed sequence are 0 in out and in gradients; default False, as in
+                    flash-attn
 
     Raises TypeError, naming what would be right, for what is no such function.
     """
@@ -73,7 +74,7 @@ class FunctionKernel(AutogradKernel):
         self.score_dtype: ScoreDtype = _choice(function, "score_dtype", get_args(ScoreDtype), "dtype")
         self.alignment: Causal = _choice(function, "causal", get_args(Causal), "bottom_right")
         self.devices: tuple[str, ...] | None = _devices(function)
-        self.clears_tail: bool = _attribute(function, "clears_tail", bool, True)
+        self.clears_tail: bool = _attribute(function, "clears_tail", bool, False)
         self.differentiable: bool = _attribute(function, "differentiable", bool, True)
         self.batch_invariant = _attribute(function, "batch_invariant", bool, False)
 
@@ -99,7 +100,9 @@ class FunctionKernel(AutogradKernel):
         if problem.dropout:
             reasons.append("A function's dropout mask is its own and cannot be reproduced.")
         if problem.tail and not self.clears_tail:
-            reasons.append("The function's attribute clears_tail is False: rows past the last sequence are undefined.")
+            reasons.append(
+                "Rows past the last sequence are undefined: the function has no attribute clears_tail = True."
+            )
         if problem.backward and not self.differentiable:
             reasons.append("The function's attribute differentiable is False: it has no backward.")
         return tuple(reasons)

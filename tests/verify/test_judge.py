@@ -105,15 +105,15 @@ def test_rows_past_the_last_sequence_are_zero(bench: Benches, output: str, value
     assert f"ends before row {9 if output in ('dk', 'dv') else 7}" in judgement.message
 
 
-def test_a_function_says_that_it_leaves_the_tail(made: Make) -> None:
-    def leaves(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None: ...
+def test_a_function_says_that_it_clears_the_tail() -> None:
+    def clears(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None: ...
 
     problem = replace(TAIL, direction="forward", heads_q=2)
-    assert FunctionKernel(leaves, "leaves").unsupported(problem) == ()
-    leaves.clears_tail = False  # type: ignore[attr-defined]
-    (reason,) = FunctionKernel(leaves, "leaves").unsupported(problem)
-    assert "clears_tail is False" in reason
-    assert FunctionKernel(leaves, "leaves").unsupported(replace(problem, layout="plain")) == ()
+    (reason,) = FunctionKernel(clears, "clears").unsupported(problem)
+    assert "no attribute clears_tail = True" in reason
+    assert FunctionKernel(clears, "clears").unsupported(replace(problem, layout="plain")) == ()
+    clears.clears_tail = True  # type: ignore[attr-defined]
+    assert FunctionKernel(clears, "clears").unsupported(problem) == ()
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
