@@ -100,9 +100,7 @@ class FunctionKernel(AutogradKernel):
         if problem.dropout:
             reasons.append("A function's dropout mask is its own and cannot be reproduced.")
         if problem.tail and not self.clears_tail:
-            reasons.append(
-                "Rows past the last sequence are undefined: the function has no attribute clears_tail = True."
-            )
+            reasons.append("Rows past the last sequence are undefined: the function lacks clears_tail = True.")
         if problem.backward and not self.differentiable:
             reasons.append("The function's attribute differentiable is False: it has no backward.")
         return tuple(reasons)

@@ -110,7 +110,7 @@ def test_a_function_says_that_it_clears_the_tail() -> None:
 
     problem = replace(TAIL, direction="forward", heads_q=2)
     (reason,) = FunctionKernel(clears, "clears").unsupported(problem)
-    assert "no attribute clears_tail = True" in reason
+    assert "lacks clears_tail = True" in reason
     assert FunctionKernel(clears, "clears").unsupported(replace(problem, layout="plain")) == ()
     clears.clears_tail = True  # type: ignore[attr-defined]
     assert FunctionKernel(clears, "clears").unsupported(problem) == ()
