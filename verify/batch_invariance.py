@@ -57,7 +57,8 @@ def alone(problem: Problem, tensors: Tensors, index: int) -> tuple[Problem, Tens
         max_seqlen_k=length_k,
         alibi_slopes=slopes if slopes is None or slopes.dim() == 1 else slopes[index : index + 1],
     )
-    return replace(problem, lengths=lengths), found
+    # Rows past the last sequence are nobody's.
+    return replace(problem, lengths=lengths, layout="plain" if problem.tail else problem.layout), found
 
 
 def _offsets(offsets: Tensor | None, index: int) -> Tensor | None:

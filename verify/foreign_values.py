@@ -57,4 +57,5 @@ def _foul(problem: Problem, side: str, device: torch.device) -> Tensor:
         lengths, heads, group = problem.seqlens_q, problem.heads_q, problem.group
     sequence = torch.arange(problem.batch).repeat_interleave(torch.tensor(lengths))
     foul = ((sequence[:, None] + torch.arange(heads) // group) % 2).bool().to(device)
+    foul = torch.cat([foul, foul.new_zeros(problem.tail, heads)])  # rows past the last sequence hold NaN as it is
     return foul if problem.is_varlen else foul.reshape(problem.batch, lengths[0], heads)

@@ -73,7 +73,8 @@ def ended(folder: Path) -> list[Ended]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(cases)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # pytest-benchmark is off in a process that takes itself for one of xdist's workers.
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

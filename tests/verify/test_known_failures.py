@@ -15,6 +15,7 @@ from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.known_failures import LEDGER, many_gradient_sums, window_past_every_key
 from fa2verify.verify.ledger import KnownFailure, Place, confirmed
 from fa2verify.verify.plan import KnownCase, known_cases, left_out
+from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.trial import Bench, attempt
 
 CHECKOUT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def test_entries_for_this_torch_on_a_cpu_are_true(case: KnownCase) -> None:
     if case.entry.takes_process:
         record = Isolation((), "cpu", "fp64", 120.0).attempt(case.registered.kernel, case.entry.smallest)
     else:
-        record = attempt(case.registered.kernel, case.entry.smallest, Bench(CPU))
+        record = attempt(case.registered.kernel, case.entry.smallest, Bench(CPU, relations=RELATIONS))
     record = confirmed(case.entry, record)
     assert record.verdict == "known", record.message
 

@@ -138,7 +138,8 @@ def test_a_mutant_is_found_and_made_small(campaign: Campaign, name: str) -> None
     record = first_failure(campaign, MUTANTS[name]())
     problem = Problem.from_json(json.dumps(record.problem))
     assert record.phase == "shrunk"
-    assert record.rule in RULES[name]
+    assert record.rule is not None
+    assert record.rule.partition(",")[0] in RULES[name]  # of whichever call
     assert max(*problem.seqlens_q, *problem.seqlens_k) <= (2 * TILE if name in TWO_TILES | LOW_SCORES else 8)
     assert problem.batch <= 2
     assert problem.heads_q <= (8 if name in LOW_SCORES else 2)

@@ -20,7 +20,7 @@ from mutants.splits import SplitFlash
 class Arrival(Mutation):
     """Forward and gradients sum tiles in the order in which blocks arrive, asked for a deterministic backward or not.
 
-    Here blocks arrive in one order and in its reverse by turns, so that what is found can be found again.
+    Here blocks arrive in another order at each call, turned by one, so that what is found can be found again.
     """
 
     name = "sums in order of arrival"
@@ -28,7 +28,8 @@ class Arrival(Mutation):
     batch_invariant = False  # it does not even repeat
     shows = Problem(
         # lse shows it, being fp32: what another order changes is mostly lost as other sums are rounded to the dtype.
-        lengths=Dense(seqlen_q=16, seqlen_k=2 * TILE),
+        # Three tiles have another order at the next call, and at the one after it.
+        lengths=Dense(seqlen_q=16, seqlen_k=3 * TILE),
         head_dim=8,
         direction="forward_backward",
         deterministic=True,
@@ -42,7 +43,9 @@ class Arrival(Mutation):
         return tensors
 
     def arriving(self, starts: Iterable[int]) -> Iterable[int]:
-        return starts if self._calls % 2 else [*starts][::-1]
+        tiles = [*starts]
+        turn = self._calls % max(len(tiles), 1)
+        return tiles[turn:] + tiles[:turn]
 
     def attend_tile(self, sequence: Sequence, i: int, starts: Iterable[int]) -> tuple[Tensor, Tensor]:
         return super().attend_tile(sequence, i, self.arriving(starts))
@@ -52,7 +55,10 @@ class Arrival(Mutation):
 
 
 class LoadsOnward(Mutation):
-    """The last tile of V is loaded to its end: rows of the next sequence, where zeros are meant. Their weight is 0."""
+    """The last tile of V is loaded up to the end of all sequences: the next one's rows, where zeros are meant.
+
+    Their weight is 0.
+    """
 
     name = "V of the next sequence"
     source = "FA 2374"
@@ -63,7 +69,7 @@ class LoadsOnward(Mutation):
         if not problem.is_varlen:
             return sequence
         start = self.span(problem, index, "k").start
-        found = tensors.v[start : start + sequence.v.shape[1]].transpose(0, 1).float()
+        found = tensors.v[start : min(start + sequence.v.shape[1], sum(problem.seqlens_k))].transpose(0, 1).float()
         v = torch.zeros_like(sequence.v)
         v[:, : found.shape[1]] = found.repeat_interleave(problem.group, 0)
         return replace(sequence, v=v)
