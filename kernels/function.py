@@ -115,6 +115,9 @@ class FunctionKernel(AutogradKernel):
             if self.gives_lse and isinstance(result, tuple) and len(result) >= 2:
                 result, lse = result[:2]
             if problem.backward:
+                if isinstance(result, Tensor) and not (sum(problem.seqlens_q) and sum(problem.seqlens_k)):
+                    # Nothing is computed from anything, so that a loop over keys leaves no gradient: it is zero.
+                    result = result + sum(empty[..., :0].sum() for empty in (q, k, v))
                 _require_gradient(result)
             return result, lse
 

@@ -41,7 +41,8 @@ class Kernel(ABC):
     lineage          which upstream code does the work: two adapters of one lineage are one witness, not two
     gives_lse        whether `Outputs.lse` is filled; if so it is verified
     empty_lse        lse of a row that sees no key: -inf, or +inf as flash-attn has it
-    score_dtype      "fp32": scores stay in fp32 or better until probabilities are rounded, as in every flash kernel;
+    score_dtype      "fp32": scores stay in fp32 or better until probabilities are rounded, and dP and D in the
+                     backward, as in every flash kernel;
                      "dtype": scores are rounded to the problem's dtype, as plain PyTorch operations do. It selects the
                      error bound, see docs/numerics.md
     batch_invariant  the bits of a sequence's out and lse do not depend on what else is in the batch, and those of its

@@ -276,6 +276,16 @@ def test_a_missing_lse_reaches_the_judge() -> None:
     assert judge(problem, kernel, outputs, Truth.of(problem, tensors)).rule == "R0 lse missing"
 
 
+@pytest.mark.parametrize("lengths", [Dense(seqlen_q=3, seqlen_k=0), Dense(seqlen_q=0, seqlen_k=3)])
+def test_where_nothing_is_computed_gradients_are_zero(lengths: Dense) -> None:
+    """A loop over keys that runs not once returns zeros that depend on nothing."""
+    kernel = FunctionKernel(lambda q, k, v: torch.zeros_like(q, requires_grad=False), "loop")
+    problem = Problem(lengths=lengths, head_dim=8, direction="forward_backward")
+    tensors = make_tensors(problem)
+    outputs = kernel(problem, tensors)
+    assert judge(problem, kernel, outputs, Truth.of(problem, tensors)).passed
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
