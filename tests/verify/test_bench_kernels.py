@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fa2verify.verify.benchmark_record import BenchmarkRun, Ceiling, Timing, read
+from fa2verify.reports.benchmark_record import BenchmarkRun, Ceiling, Timing, read
 from fa2verify.verify.entry import names_benchmarks
 
 CHECKOUT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fa2verify.verify.benchmark_record import (
+from fa2verify.reports.benchmark_record import (
     BenchmarkRun,
     BenchmarkWriter,
     Ceiling,
