@@ -115,8 +115,8 @@ class BenchmarkComparison:
     @property
     def worse(self) -> bool:
         """Whether anything in B is worse."""
-        moved = (*self.lapses, *self.memories, *self.trainings)
-        return any(one.worse for one in moved) or any(pace.slower for pace in self.paces.over)
+        slower = any(pace.slower for pace in self.paces.over) or any(one.worse for one in self.trainings)
+        return slower or any(lapse.worse for lapse in self.lapses) or any(memory.worse for memory in self.memories)
 
 
 def begins_a_benchmark(path: Path) -> bool:

@@ -85,7 +85,7 @@ def paces(a: Sequence[Timing], b: Sequence[Timing], against: str) -> Paces:
 
 
 def _times(timings: Sequence[Timing]) -> dict[Key, tuple[float, ...]]:
-    found = {}
+    found: dict[Key, tuple[float, ...]] = {}
     for line in timings:
         if line.outcome != "measured":
             continue

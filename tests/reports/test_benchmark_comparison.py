@@ -92,6 +92,14 @@ def test_what_only_a_could_measure(line: Any, outcome: str, worse: bool) -> None
     assert not compare(made(BASE, replace(line, outcome=outcome)), made(BASE, line)).worse
 
 
+@pytest.mark.parametrize("line", [TIMING, MEMORY, HOST, FIRST, TRAINING], ids=lambda line: line.kind)
+def test_what_neither_could_measure_is_not_compared(line: Any) -> None:
+    run = made(BASE, replace(line, outcome="failed"))
+    found = compare(run, run)
+    assert (found.common, found.worse) == (2, False)
+    assert (found.lapses, found.paces.over, found.memories, found.trainings) == ((), (), (), ())
+
+
 @pytest.mark.parametrize(
     ("device", "growth", "worse"),
     [
