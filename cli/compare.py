@@ -1,19 +1,27 @@
 """`fa2verify compare`: what moved between two runs, in words, as a page, and as an exit status for CI."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 
+from fa2verify.reports.benchmark_comparison import (
+    DRIFT,
+    BenchmarkComparison,
+    BenchmarksError,
+    begins_a_benchmark,
+)
+from fa2verify.reports.benchmark_comparison import compare as compare_benchmarks
+from fa2verify.reports.benchmark_comparison import load as load_benchmarks
+from fa2verify.reports.benchmark_record import FILE
 from fa2verify.reports.comparison import GROWTH, Comparison, NothingInCommon, compare
 from fa2verify.reports.comparison_page import render
 from fa2verify.reports.failures import rerun
 from fa2verify.reports.significance import LEVEL
-from fa2verify.reports.store import Loaded, load
+from fa2verify.reports.store import Loaded, holds_records, load
 from fa2verify.reports.summary import plural, short
-from fa2verify.reports.timings import NOISE, Pace, TimingsError, paces, read
+from fa2verify.reports.timings import NOISE, TimingsError
 
-_RACE = "race.json"
 _SHOWN = 20  # of each kind; the page has more
 
 
@@ -21,57 +29,92 @@ _SHOWN = 20  # of each kind; the page has more
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a page, too.")
-@click.option(
-    "--against",
-    default="torch-flash",
-    show_default=True,
-    help="The kernel that times are divided by before they are compared.",
-)
-def compare_runs(a: Path, b: Path, html: Path | None, against: str) -> None:
+@click.option("--against", help="The kernel that times are over; that of run A's benchmarks if not given.")
+def compare_runs(a: Path, b: Path, html: Path | None, against: str | None) -> None:
     """Say what is worse, and what is better, in run B than in run A.
 
-    A and B are folders that runs wrote to, or files: records (.jsonl) of two runs, or what
-    `python -m fa2verify.verify.race --json` wrote (.json). Folders that both hold a race.json are compared in that too.
+    A and B are folders that runs wrote to, or files: records of two runs of the suite, or the benchmarks.jsonl of two
+    runs of benchmarks. Folders that hold both are compared in both.
 
     The same problem on the same kernel is compared one by one. Where runs drew different problems: failing more often,
     for each kernel and feature, by Fisher's exact test; errors, for each kernel and output, by the sign test over the
     same problems or Mann and Whitney's U test over all. All at the level 0.01 after Holm's correction, one-sided.
 
+    Of benchmarks: what B could not measure; times of each kernel over those of one kernel in the same rounds, by the U
+    test; peak memory that grew by more than rounding; trainings slower by more than clocks drift.
+
     Exits with 0 if nothing is worse, 1 if something is, 2 if the two cannot be read or compared.
     """
     try:
-        found = _records(a, b)
-        times = _times(a, b, against)
+        measured = _measured(a, b, against)
+        found = _judged(a, b, needed=measured is None)
         if html is not None:
             html.parent.mkdir(parents=True, exist_ok=True)
-            html.write_text(render(found, times, (str(a), str(b)), against), encoding="utf-8")
-    except (OSError, TimingsError, NothingInCommon) as error:
+            html.write_text(render(found, measured, (str(a), str(b))), encoding="utf-8")
+    except (OSError, BenchmarksError, TimingsError, NothingInCommon) as error:
         raise click.UsageError(str(error)) from error
-    for line in lines(found, times, against):
+    for line in lines(found, measured):
         click.echo(line)
-    worse = (found is not None and found.worse) or any(pace.slower for pace in times)
+    worse = any(one is not None and one.worse for one in (found, measured))
     click.echo("B is worse." if worse else "Nothing is worse in B.")
     raise SystemExit(1 if worse else 0)
 
 
-def lines(found: Comparison | None, times: tuple[Pace, ...], against: str) -> Iterator[str]:
+def lines(found: Comparison | None, measured: BenchmarkComparison | None) -> Iterator[str]:
     """The comparison as lines of text, what is worse first."""
     if found is not None:
         yield from _verdicts(found)
         yield from _shifts(found)
-        for name, (one, other) in found.environment.items():
-            yield f"differs: {name}: {one or 'not said'} in A, {other or 'not said'} in B"
-    if times:
-        slower, faster = [pace for pace in times if pace.slower], [pace for pace in times if pace.faster]
-        yield (
-            f"{plural(len(times), 'cell')} timed in both, over {against}: "
-            f"{len(slower)} slower, {len(faster)} faster by more than {NOISE:g}x"
+        yield from _environments(found.environment)
+    if measured is not None:
+        yield from _measurements(measured)
+        # Both may be of the same two machines, which then need not be told apart twice.
+        yield from _environments(
+            {
+                name: pair
+                for name, pair in measured.environment.items()
+                if found is None or found.environment.get(name) != pair
+            }
         )
-        for word, moved in (("slower", slower), ("faster", faster)):
-            yield from (
-                f"  {word}: {pace.name}: {pace.a:.3f} to {pace.b:.3f}, {pace.b / pace.a:.2f}x"
-                for pace in moved[:_SHOWN]
-            )
+
+
+def _environments(differing: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    for name, (one, other) in differing.items():
+        yield f"differs: {name}: {one or 'not said'} in A, {other or 'not said'} in B"
+
+
+def _measurements(found: BenchmarkComparison) -> Iterator[str]:
+    yield f"{plural(found.common, 'measurement')} tried in both"
+    if found.device == "cpu":
+        yield "  of a CPU, whose times say only that the benchmarks work"
+    for word, of_kind in (
+        ("newly fails", [lapse for lapse in found.lapses if lapse.worse]),
+        ("no longer taken", [lapse for lapse in found.lapses if not lapse.worse]),
+    ):
+        if of_kind:
+            yield f"{word}: {len(of_kind):,}"
+        yield from (f"  {lapse.outcome}: {lapse.name}: {lapse.message}" for lapse in of_kind[:_SHOWN])
+    slower, faster = ([pace for pace in found.paces.over if getattr(pace, word)] for word in ("slower", "faster"))
+    yield (
+        f"{plural(len(found.paces.over), 'cell')} timed in both, over {found.against}: "
+        f"{len(slower)} slower, {len(faster)} faster by more than {NOISE:g}x"
+    )
+    for word, moved in (("slower", slower), ("faster", faster)):
+        yield from (
+            f"  {word}: {pace.name}: {pace.a:.3f} to {pace.b:.3f}, {pace.b / pace.a:.2f}x" for pace in moved[:_SHOWN]
+        )
+    if found.paces.without:
+        yield f"{plural(found.paces.without, 'cell')} timed in both, but not over {found.against}: it has no time there"
+    grown = [memory for memory in found.memories if memory.worse]
+    yield f"{plural(len(found.memories), 'peak')} of memory: {len(grown)} grew by more than rounding"
+    yield from (f"  more memory: {memory.name}: {memory.a:,} to {memory.b:,} bytes" for memory in grown[:_SHOWN])
+    if found.trainings:
+        slowed = [training for training in found.trainings if training.worse]
+        yield f"{plural(len(found.trainings), 'training')}: {len(slowed)} slower by more than {DRIFT:g}x"
+        yield from (
+            f"  slower: {training.name}: {training.a:,.0f} to {training.b:,.0f} tokens/s"
+            for training in slowed[:_SHOWN]
+        )
 
 
 def _verdicts(found: Comparison) -> Iterator[str]:
@@ -116,10 +159,34 @@ def _shifts(found: Comparison) -> Iterator[str]:
         )
 
 
-def _records(a: Path, b: Path) -> Comparison | None:
-    if all(path.suffix == ".json" and not path.is_dir() for path in (a, b)):
-        return None
+def _measured(a: Path, b: Path, against: str | None) -> BenchmarkComparison | None:
+    """What benchmarks say; None if not both have any."""
+    files = [_benchmarks(path) for path in (a, b)]
+    if files[0] is not None and files[1] is not None:
+        return compare_benchmarks(load_benchmarks(files[0]), load_benchmarks(files[1]), against)
+    _leave_out("benchmarks", [file is not None for file in files])
+    return None
+
+
+def _benchmarks(path: Path) -> Path | None:
+    if path.is_dir():
+        return path / FILE if (path / FILE).exists() else None
+    return path if path.exists() and begins_a_benchmark(path) else None
+
+
+def _judged(a: Path, b: Path, needed: bool) -> Comparison | None:
+    """What verdicts say; None if not both have any and there is something else."""
+    if not needed:
+        held = [path.is_dir() and holds_records(path) for path in (a, b)]
+        if not all(held):
+            _leave_out("verdicts", held)
+            return None
     return compare(_loaded(a), _loaded(b))
+
+
+def _leave_out(what: str, held: list[bool]) -> None:
+    if any(held):
+        click.echo(f"not compared: {what}, which {'A' if held[0] else 'B'} alone has", err=True)
 
 
 def _loaded(path: Path) -> Loaded:
@@ -129,10 +196,3 @@ def _loaded(path: Path) -> Loaded:
     if not loaded.records:
         raise NothingInCommon(f"{path}: holds no verdict")
     return loaded
-
-
-def _times(a: Path, b: Path, against: str) -> tuple[Pace, ...]:
-    files = [path / _RACE if path.is_dir() else path for path in (a, b)]
-    if not all(file.suffix == ".json" and (file.exists() or file in (a, b)) for file in files):
-        return ()
-    return paces(read(files[0]), read(files[1]), against)

@@ -103,6 +103,11 @@ def load(paths: Sequence[Path]) -> Loaded:
     return Loaded(tuple(parts), tuple(losses))
 
 
+def holds_records(directory: Path) -> bool:
+    """Whether `directory` has a file that `load` would read."""
+    return (directory / MERGED).exists() or any(directory.glob(PARTS))
+
+
 def merge(directory: Path) -> Path:
     """Append the parts in `directory` to its `records.jsonl`, remove them, and return its path.
 

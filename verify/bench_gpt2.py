@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training
 from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
-from fa2verify.verify.benchmark_record import LossAgreement, Measurement, Mode, Training
 from fa2verify.verify.benchmark_session import BenchmarkSession, measured_or_skipped, session_of
 from fa2verify.verify.gpt2_attention import available
 from fa2verify.verify.gpt2_process import Order, trained

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fa2verify.kernels.problem import Dense, Problem
+from fa2verify.reports.benchmark_record import FirstCall, HostCost
 from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
-from fa2verify.verify.benchmark_record import FirstCall, HostCost
 from fa2verify.verify.benchmark_session import BenchmarkSession, Made, measured_or_skipped, session_of
 from fa2verify.verify.first_call import first_calls
 from fa2verify.verify.host_cost import host_costs, too_much

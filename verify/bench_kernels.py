@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from fa2verify.reports.benchmark_record import Ceiling, Direction, Timing
 from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
 from fa2verify.verify.benchmark_grid import Cell
-from fa2verify.verify.benchmark_record import Ceiling, Direction, Timing
 from fa2verify.verify.benchmark_session import BenchmarkSession, Made, measured_or_skipped, session_of
 from fa2verify.verify.race import DIRECTIONS, race
 

@@ -14,7 +14,7 @@ import torch
 
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.benchmark_record import Memory
+from fa2verify.reports.benchmark_record import Memory
 from fa2verify.verify.benchmark_session import BenchmarkSession, measured_or_skipped, session_of
 from fa2verify.verify.memory_gauge import Gauge, gauge_for
 from fa2verify.verify.race import entries, random_tensors

@@ -17,7 +17,7 @@ matplotlib.use("Agg")  # no display is needed, and none is started
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from fa2verify.verify.benchmark_record import FILE, Memory, Timing, read
+from fa2verify.reports.benchmark_record import FILE, Memory, Timing, read
 from fa2verify.verify.benchmark_tables import Line, of_kind, tables
 
 # Distinct in print and to the colour-blind (Okabe and Ito).

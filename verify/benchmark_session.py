@@ -13,9 +13,9 @@ import torch._functorch.config
 
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.registry import KernelSpecError, select
+from fa2verify.reports.benchmark_record import FILE, BenchmarkRun, BenchmarkWriter, Measurement, to_json
 from fa2verify.verify import options
 from fa2verify.verify.benchmark_grid import GRIDS, Cell
-from fa2verify.verify.benchmark_record import FILE, BenchmarkRun, BenchmarkWriter, Measurement, to_json
 from fa2verify.verify.environment import describe
 from fa2verify.verify.standard import StandardAttention
 

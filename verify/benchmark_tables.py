@@ -6,7 +6,7 @@ Medians throughout; a dash where nothing was measured, and the outcome where the
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from fa2verify.verify.benchmark_record import (
+from fa2verify.reports.benchmark_record import (
     BenchmarkRun,
     Ceiling,
     Direction,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fa2verify.kernels.problem import Problem
-from fa2verify.verify.benchmark_record import FirstCall
+from fa2verify.reports.benchmark_record import FirstCall
 
 # Where compilers keep what they made: ours, Triton's, Inductor's, the driver's. An empty folder each is a cold start.
 CACHES = ("FA2VERIFY_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME")

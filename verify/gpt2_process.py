@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from fa2verify.verify.benchmark_record import LossAgreement, Measurement, Mode, Training, from_json, to_json
+from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training, from_json, to_json
 
 _PREFIX = '{"kind":'
 _GRACE_SECONDS = 30.0

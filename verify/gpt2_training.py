@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fa2verify.kernels.tensors import TORCH_DTYPE
-from fa2verify.verify.benchmark_record import Mode, Training
+from fa2verify.reports.benchmark_record import Mode, Training
 from fa2verify.verify.gpt2 import SIZES, Gpt2
 from fa2verify.verify.gpt2_attention import CHOICES
 from fa2verify.verify.timing import failure_of

@@ -14,7 +14,7 @@ from torch import Tensor
 from fa2verify.kernels.autograd import AutogradKernel
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.benchmark_record import Direction, HostCost, Mode
+from fa2verify.reports.benchmark_record import Direction, HostCost, Mode
 from fa2verify.verify.race import entries, random_tensors
 from fa2verify.verify.timing import Call, Elapsed, Failure, attempt, interleave
 

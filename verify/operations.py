@@ -6,7 +6,7 @@ not count, nor does the softmax.
 """
 
 from fa2verify.kernels.problem import Problem
-from fa2verify.verify.benchmark_record import Direction
+from fa2verify.reports.benchmark_record import Direction
 
 _SHARES: dict[Direction, float] = {"forward": 1.0, "backward": 2.5, "both": 3.5}
 

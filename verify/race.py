@@ -15,8 +15,8 @@ from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import TORCH_DTYPE, Tensors
+from fa2verify.reports.benchmark_record import Ceiling, Direction, Timing
 from fa2verify.verify.benchmark_grid import Cell
-from fa2verify.verify.benchmark_record import Ceiling, Direction, Timing
 from fa2verify.verify.operations import operations
 from fa2verify.verify.timing import Call, Clock, Failure, attempt, interleave
 

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from fa2verify.verify.benchmark_record import Outcome
+from fa2verify.reports.benchmark_record import Outcome
 from fa2verify.verify.trial import ContextLost
 
 Call = Callable[[], object]

@@ -1,10 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from fa2verify.cli.compare import compare_runs
+from fa2verify.reports.benchmark_record import BenchmarkRun, BenchmarkWriter, Memory, Timing, Training
 from fa2verify.reports.record import Record, Run, VerdictName
 from fa2verify.reports.store import Writer
 
@@ -61,15 +63,121 @@ def test_nothing_worse_is_0(invoke: Callable[..., Result], run: Callable[..., Pa
     assert result.stdout.endswith("Nothing is worse in B.\n")
 
 
-def test_real_runs_and_races(invoke: Callable[..., Result], tmp_path: Path) -> None:
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, slower: float = 1.0, device: Any = "cuda", outcome: Any = "measured") -> Path:
+        path = tmp_path / name / "benchmarks.jsonl"
+        times = [
+            Timing(
+                grid="flash",
+                cell="flash-d64",
+                kernel=kernel,
+                direction="forward",
+                problem={},
+                outcome="measured",
+                ms=tuple(ms * (1 + round_ / 100) for round_ in range(12)),
+            )
+            for kernel, ms in (("base", 1.0), ("ours <b>", 2.0 * slower))
+        ]
+        memory = Memory(
+            cell="s64",
+            kernel="ours",
+            direction="both",
+            problem={},
+            seqlen=64,
+            outcome=outcome,
+            message="" if outcome == "measured" else "too much",
+            bytes=int(slower * 2**30),
+        )
+        training = Training(
+            cell="small",
+            model="small",
+            context=100,
+            attention="ours",
+            mode="eager",
+            memory=0,
+            dtype="float16",
+            outcome="measured",
+            batch=10,
+            step_ms=(slower * 100,),
+            counted=1,
+        )
+        with BenchmarkWriter(path) as writer:
+            run = BenchmarkRun(
+                id=name, started="now", device=device, environment={"gpu": name}, options={"against": "base"}
+            )
+            writer.write(run, *times, memory, training)
+        return path.parent
+
+    return write
+
+
+def test_slower_kernels_are_1_and_named(
+    invoke: Callable[..., Result], bench: Callable[..., Path], tmp_path: Path
+) -> None:
+    a, b = bench("old"), bench("new", slower=1.2)
+    page = tmp_path / "page.html"
+    result = invoke(a, b / "benchmarks.jsonl", "--html", page)
+    assert result.exit_code == 1, result.output
+    assert result.output.splitlines() == [
+        "4 measurements tried in both",
+        "1 cell timed in both, over base: 1 slower, 0 faster by more than 1.05x",
+        "  slower: ours <b> forward, flash-d64: 2.000 to 2.400, 1.20x",
+        "1 peak of memory: 1 grew by more than rounding",
+        "  more memory: memory of ours both, s64: 1,073,741,824 to 1,288,490,188 bytes",
+        "1 training: 1 slower by more than 1.1x",
+        "  slower: training with ours, eager, float16, small: 10,000 to 8,333 tokens/s",
+        "differs: gpu: old in A, new in B",
+        "B is worse.",
+    ]
+    html = page.read_text(encoding="utf-8")
+    assert "ours &lt;b&gt; forward, flash-d64" in html
+    assert html.count('<td class="bad">') == 3
+    assert "1,288,490,188" in html
+    assert invoke(b, a).exit_code == 0
+    assert "over ours <b>: 0 slower, 1 faster" in invoke(a, b, "--against", "ours <b>").output
+
+
+def test_what_cannot_be_measured_any_more_is_1(
+    invoke: Callable[..., Result], bench: Callable[..., Path], tmp_path: Path
+) -> None:
+    a, b = bench("a", device="cpu"), bench("b", device="cpu", outcome="out_of_memory")
+    result = invoke(a, b, "--html", tmp_path / "page.html")
+    assert result.exit_code == 1
+    assert "  of a CPU, whose times say only that the benchmarks work\nnewly fails: 1\n" in result.output
+    assert "  out_of_memory: memory of ours both, s64: too much\n" in result.output
+    assert "memory of ours both, s64</bdi>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert invoke(b, a).exit_code == 0
+    narrowed = invoke(a, bench("c", device="cpu", outcome="unsupported"))
+    assert narrowed.exit_code == 0
+    assert "no longer taken: 1\n  unsupported: memory of ours both" in narrowed.output
+
+
+def test_folders_are_compared_in_all_that_both_hold(
+    invoke: Callable[..., Result], bench: Callable[..., Path], run: Callable[..., Path], tmp_path: Path
+) -> None:
     for side in "ab":
-        (tmp_path / side).mkdir()
-        (tmp_path / side / "race.json").write_bytes((REAL / "race.json").read_bytes())
-        (tmp_path / side / "records.jsonl").write_bytes((REAL / "our-kernels.jsonl").read_bytes())
-    result = invoke(tmp_path / "a", tmp_path / "b", "--html", tmp_path / "page.html")
+        bench(side)
+    a, b = run("a", "passed"), run("b", "passed")
+    both = invoke(a, b)
+    assert both.exit_code == 0, both.output
+    assert "1 problem judged in both" in both.stdout
+    assert "1 cell timed in both" in both.stdout
+    (b / "records.jsonl").unlink()
+    times = invoke(a, b)
+    assert times.exit_code == 0
+    assert "not compared: verdicts, which A alone has" in times.stderr
+    assert "judged in both" not in times.stdout
+    judged = invoke(run("other", "passed"), a)
+    assert judged.exit_code == 0
+    assert "not compared: benchmarks, which B alone has" in judged.stderr
+    assert "timed in both" not in judged.stdout
+
+
+def test_a_real_run_and_itself(invoke: Callable[..., Result]) -> None:
+    result = invoke(REAL / "our-kernels.jsonl", REAL / "our-kernels.jsonl")
     assert result.exit_code == 0, result.output
-    assert "36 cells timed in both, over torch-flash: 0 slower, 0 faster by more than 1.05x" in result.stdout
-    assert invoke(REAL / "race.json", REAL / "race.json").exit_code == 0
+    assert "18 distributions of errors: 0 larger in B" in result.stdout  # of 2 kernels: 4 tensors, 2 measures; and lse
 
 
 @pytest.mark.parametrize(
@@ -79,15 +187,24 @@ def test_real_runs_and_races(invoke: Callable[..., Result], tmp_path: Path) -> N
         (("a", "empty"), "holds neither records.jsonl"),
         (("a", "bare"), "bare: holds no verdict"),
         (("a", "refused"), "no kernel judged problems in both runs"),
-        (("broken.json", "broken.json"), "broken.json: not what"),
+        (("timed", "a"), "timed: holds neither records.jsonl"),
+        (("timed", "broken"), "a line is not what benchmarks write: Invalid JSON"),
+        (("timed", "elsewhere"), "A was measured on cuda, B on cpu"),
     ],
 )
 def test_what_cannot_be_compared_is_2(
-    invoke: Callable[..., Result], run: Callable[..., Path], tmp_path: Path, names: tuple[str, str], message: str
+    invoke: Callable[..., Result],
+    run: Callable[..., Path],
+    bench: Callable[..., Path],
+    tmp_path: Path,
+    names: tuple[str, str],
+    message: str,
 ) -> None:
     run("a", "passed"), run("bare"), run("refused", "unsupported")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.json").write_text("{}")
+    bench("timed"), bench("elsewhere", device="cpu")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "benchmarks.jsonl").write_text("{\n")
     result = invoke(*(tmp_path / name for name in names))
     assert result.exit_code == 2
     assert message in result.stderr

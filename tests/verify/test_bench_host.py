@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fa2verify.kernels.autograd import AutogradKernel
+from fa2verify.reports.benchmark_record import HostCost, Mode
 from fa2verify.verify import first_call, host_cost
-from fa2verify.verify.benchmark_record import HostCost, Mode
 from fa2verify.verify.standard import StandardAttention
 from fa2verify.verify.timing import Call, attempt
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from fa2verify.verify.benchmark_record import BenchmarkRun, Ceiling, Timing, read
+from fa2verify.cli.compare import compare_runs
+from fa2verify.reports.benchmark_record import BenchmarkRun, Ceiling, Timing, read
 from fa2verify.verify.entry import names_benchmarks
 
 CHECKOUT = Path(__file__).parents[2]
@@ -112,6 +114,16 @@ def test_a_run_leaves_records_and_pytest_benchmarks_json(ended: list[Ended], fol
         assert info["tflops"] == line.tflops
         assert info["share_of_matmul"] == line.tflops / matmul.rate
         assert info["ratio"] == timings["torch-math", line.direction].median_ms / line.median_ms
+
+
+def test_a_run_and_itself_compare_as_the_same(ended: list[Ended], folder: Path) -> None:
+    assert ended[0].status == 1
+    path = str(folder / "build/benchmarks")
+    result = CliRunner().invoke(compare_runs, [path, path])
+    assert result.exit_code == 0, result.output
+    assert (
+        "6 cells timed in both, over torch-math: 0 slower, 0 faster" in result.output
+    )  # noisy, standard: 3 directions
 
 
 def test_when_time_is_up_the_rest_is_skipped_with_its_reason(ended: list[Ended], folder: Path) -> None:

@@ -13,8 +13,8 @@ import fa2verify.kernels.triton  # noqa: F401
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.triton.kernel import TritonKernel
+from fa2verify.reports.benchmark_record import Memory
 from fa2verify.verify.bench_memory import measure, problem_of, superlinear
-from fa2verify.verify.benchmark_record import Memory
 from fa2verify.verify.memory_gauge import dispatch_peak
 from fa2verify.verify.standard import StandardAttention
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fa2verify.verify.benchmark_grid import GRIDS
-from fa2verify.verify.benchmark_record import (
+from fa2verify.reports.benchmark_record import (
     Ceiling,
     FirstCall,
     HostCost,
@@ -19,6 +18,7 @@ from fa2verify.verify.benchmark_record import (
     Training,
     to_json,
 )
+from fa2verify.verify.benchmark_grid import GRIDS
 from fa2verify.verify.benchmark_results import main
 from fa2verify.verify.benchmark_tables import tables
 

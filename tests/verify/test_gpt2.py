@@ -15,10 +15,10 @@ from torch import Tensor
 
 # isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
 import fa2verify.kernels.triton  # noqa: F401
+from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 # isort: on
 from fa2verify.verify import gpt2_process, gpt2_training
-from fa2verify.verify.benchmark_record import LossAgreement, Training
 from fa2verify.verify.gpt2 import SIZES, VOCABULARY, Block, Gpt2
 from fa2verify.verify.gpt2_attention import CHOICES, Choice, available
 from fa2verify.verify.gpt2_process import Order, follow, trained

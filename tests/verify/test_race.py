@@ -11,8 +11,8 @@ from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
+from fa2verify.reports.benchmark_record import Ceiling, Timing
 from fa2verify.verify.benchmark_grid import GRIDS
-from fa2verify.verify.benchmark_record import Ceiling, Timing
 from fa2verify.verify.operations import operations
 from fa2verify.verify.race import DIRECTIONS, race, random_tensors
 from fa2verify.verify.standard import StandardAttention

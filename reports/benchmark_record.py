@@ -250,8 +250,9 @@ def read(path: Path) -> tuple[BenchmarkRun | Measurement, ...]:
 
     Raises OSError, and pydantic.ValidationError for a line that is no measurement.
     """
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return tuple(from_json(line) for line in whole.splitlines() if line.strip())
+    # Split at b"\n" alone: JSON leaves U+2028 and its like in strings, at which str.splitlines would break a line.
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return tuple(from_json(line) for line in whole.split(b"\n") if line.strip())
 
 
 class BenchmarkWriter:

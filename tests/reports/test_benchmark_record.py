@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fa2verify.verify.benchmark_record import (
+from fa2verify.reports.benchmark_record import (
     BenchmarkRun,
     BenchmarkWriter,
     Ceiling,
@@ -83,3 +83,13 @@ def test_a_line_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_text('{"kind": "timing", "speed": 3}\n')
     with pytest.raises(ValidationError, match="speed"):
         read(path)
+
+
+def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+    failed = Timing(
+        grid="g", cell="c", kernel="k", direction="both", problem={}, outcome="failed", message="one\u2028two\x85three"
+    )
+    path = tmp_path / "benchmarks.jsonl"
+    with BenchmarkWriter(path) as writer:
+        writer.write(RUN, failed)
+    assert read(path) == (RUN, failed)
