@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 from honest import flash_64
-from rounding import Flash, Rounds
+from rounding import Flash, Rounds, gradients
 
+from fa2verify.kernels.baseline import baseline
 from fa2verify.kernels.problem import Dense, DType, Problem, Varlen
 from fa2verify.kernels.reference import reference
 from fa2verify.kernels.tensors import make_tensors
@@ -99,3 +100,22 @@ def test_shifted_probabilities_are_below_one_where_the_maximum_repeats(sign: flo
 def test_other_attention_is_refused(wrong: Problem) -> None:
     with pytest.raises(ValueError, match="the studies' flash attention takes dense problems with keys,"):
         Flash()(wrong, make_tensors(wrong))
+
+
+def test_what_dq_of_tied_keys_costs_is_the_rounding_of_out() -> None:
+    """dQ is 0 there; with D from O as it was before it is stored, flash attention beats plain operations again."""
+    problem = Problem(
+        dtype="bfloat16", lengths=Dense(seqlen_q=128, seqlen_k=128), values="tied_keys", direction="forward_backward"
+    )
+    tensors = make_tensors(problem)
+    exact, plain = reference(problem, tensors), baseline(problem, tensors)
+    assert plain.dq is not None
+    q, k, v, dout, unrounded = (
+        x.transpose(1, 2).float() for x in (tensors.q, tensors.k, tensors.v, tensors.dout, exact.out)
+    )
+    stored, lse = Flash().forward(q, k, v, problem.softmax_scale, torch.bfloat16)
+    from_stored, from_unrounded = (
+        gradients(q, k, v, dout, out, lse, problem.softmax_scale, torch.bfloat16)[0].square().sum()
+        for out in (stored, unrounded)
+    )
+    assert from_unrounded < plain.dq.float().square().sum() < from_stored
