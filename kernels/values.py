@@ -109,12 +109,12 @@ def _same_sign(stream: Stream, shape: Shape) -> Values:
     return -np.abs(stream.normal(shape)) - np.float32(0.5)
 
 
-def _above_one(stream: Stream, shape: Shape) -> Values:
-    return np.abs(stream.normal(shape)) + np.float32(1)
+def _above_two(stream: Stream, shape: Shape) -> Values:
+    return np.abs(stream.normal(shape)) + np.float32(2)
 
 
-def _below_minus_one(stream: Stream, shape: Shape) -> Values:
-    return -_above_one(stream, shape)
+def _below_minus_two(stream: Stream, shape: Shape) -> Values:
+    return -_above_two(stream, shape)
 
 
 def _scaled(factor: float) -> Draw:
@@ -146,7 +146,7 @@ _DRAWS: dict[Family, tuple[Draw, Draw, Draw, Draw]] = {
     "negative_zero": (_negative_zero, _negative_zero, _negative_zero, _negative_zero),
     # Queries point away from every key, so that all scores are low: a padded column, whose score is 0, outweighs the
     # whole row, and exp(0 - lse) overflows (flash-attention 334, 443).
-    "opposed": (_above_one, _below_minus_one, _normal, _normal),
+    "opposed": (_above_two, _below_minus_two, _normal, _normal),
 }
 
 Role = Literal["q", "k", "v", "dout"]

@@ -139,7 +139,13 @@ def test_a_wrong_call_is_refused_by_name_or_answered_rightly(backend: str, monke
     seen: dict[str, set[str]] = {"refused": set(), "answered": set()}
     calls, refusals = CALLS[backend]
 
-    @settings(max_examples=calls, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=calls,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(wrong_calls(DEVICE))
     def judged(call: WrongCall) -> None:
         launched.clear()

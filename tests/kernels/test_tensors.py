@@ -37,7 +37,7 @@ CHECKSUMS: dict[Family, tuple[str, str]] = {
     "huge_logit": ("a5865e069394bebf", "7df14c92bac8c76d"),
     "powers_of_two": ("dd6782e518e772dd", "645c66fe3922048e"),
     "negative_zero": ("f5922b27424ee8fa", "214a6ed3f34182f4"),
-    "opposed": ("46bdd883514ba9bb", "fe432ec29523822d"),
+    "opposed": ("cc0cdf51ebe80093", "058e505e5770005a"),
     "activations": ("17ee7e20b88d5308", "0e09f10d0a6643e7"),
 }
 

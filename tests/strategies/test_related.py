@@ -13,7 +13,7 @@ def test_problems_that_promise_bits_are_three_in_four_of_those_that_may() -> Non
 
     found: list[Problem] = []
 
-    @settings(max_examples=300, database=None, derandomize=True, deadline=None)
+    @settings(max_examples=400, database=None, derandomize=True, deadline=None)
     @given(problem=related_problems(unsupported, size=Size(9, 99, 2, 2)))
     def collect(problem: Problem) -> None:
         found.append(problem)
