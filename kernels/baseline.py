@@ -4,6 +4,8 @@ Scores and probabilities are rounded to the dtype, as in the baseline that flash
 first, then the product). PyTorch's own math backend keeps fp32 inside and would be a much tighter baseline.
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,10 @@ def baseline(problem: Problem, tensors: Tensors) -> Outputs:
         )
         return join(problem, [_forward(problem, block) for block in blocks(problem, inputs)]), None
 
-    return differentiate(forward, problem, tensors)
+    with warnings.catch_warnings():
+        # torch's own thread of the backward says so the first time that it has a matrix product on a GPU.
+        warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current", UserWarning)
+        return differentiate(forward, problem, tensors)
 
 
 def _forward(problem: Problem, block: Block) -> Tensor:

@@ -1,7 +1,9 @@
 """One process' part of a run: draws problems for a kernel, tries them, records every verdict, shrinks what fails."""
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +35,9 @@ _EXIT_CONTEXT_LOST = 70
 # A hang is shrunk with short time-outs, a share of the whole one each and this many: all of them cost one more.
 _HANGS = 8
 _SHORTEST_LIMIT = 1.0  # seconds; less would end what merely starts slowly
+# Seconds from the first failure on in which smaller problems are still tried. A call of milliseconds needs a few; a
+# kernel that is compiled for each problem would otherwise be shrunk for minutes.
+_SHRINKING = 60.0
 
 
 class VerificationFailure(AssertionError):
@@ -94,6 +99,8 @@ class Campaign:
         entries = self.ledger.of(kernel.name)
         earlier = self._earlier(kernel, test)
         found: list[Record] = []
+        failing: dict[Problem, Record] = {}
+        deadline = math.inf
         # The problem that a worker has hung on need not hang another one before it is shrunk.
         hung = {Problem.from_dict(record.problem): record for record in earlier if record.verdict == "timed_out"}
         most = len(hung) + 1 + _HANGS
@@ -104,7 +111,12 @@ class Campaign:
         @hypothesis.seed(int.from_bytes(hashlib.sha256(f"{self.seed} {test}".encode()).digest()[:8]))
         @hypothesis.given(problem=problems)
         def judge_one(problem: Problem) -> None:
+            nonlocal deadline
             # Shrinking comes back to the same problem many times, and tries others that hang.
+            if time.monotonic() > deadline:
+                if problem in failing:
+                    raise VerificationFailure(failing[problem])
+                return
             shrinking = bool(found) and found[0].verdict == "timed_out"
             if shrinking and problem not in hung and len(hung) >= most:
                 return
@@ -116,13 +128,20 @@ class Campaign:
             if not found:
                 self._write_once(record)
             if record.verdict in BAD:
-                if not found and (known := self.findings.of(record)) is not None:
-                    raise AlreadyFound(known)
+                if not found:
+                    if (known := self.findings.of(record)) is not None:
+                        raise AlreadyFound(known)
+                    deadline = time.monotonic() + _SHRINKING
                 found.append(record)
+                failing[problem] = record
                 raise VerificationFailure(record)
 
         smallest = self._run(judge_one, found)
-        return None if smallest is None else self._shrunk(self._hangs_indeed(kernel, found[0], smallest, related))
+        if smallest is None:
+            return None
+        if time.monotonic() > deadline:
+            smallest = _noted(smallest, f"perhaps not the smallest: shrinking ended after {_SHRINKING:g} s")
+        return self._shrunk(self._hangs_indeed(kernel, found[0], smallest, related))
 
     def confirm(self, entry: KnownFailure, kernel: Kernel, test: str) -> Record | None:
         """Try the smallest problem of a known failure. Gives the record if it does not fail as the entry says."""
@@ -140,6 +159,8 @@ class Campaign:
             # Hypothesis ends by running the smallest failing example once more.
             return failure.record
         except hypothesis.errors.Flaky:
+            if not found:
+                raise  # this suite's own error, and one that does not repeat
             # It failed once and passed, or failed otherwise, when it was tried again: that is a finding, not noise.
             return _noted(found[-1], "not the same verdict when tried again")
         return None

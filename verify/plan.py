@@ -6,7 +6,7 @@ and problems of their own: a problem takes several calls there.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -29,6 +29,8 @@ _WEIGHT: dict[tuple[Direction, bool], int] = {
     ("forward_backward", True): 4,
 }
 _PART = 25
+# Under a sanitizer a problem takes a process, of several seconds each.
+_SANITIZED_PART = 5
 # One problem for so many of forward alone, with so many times fewer scores: it takes up to eight calls on a CPU.
 _RELATED = 5
 _RELATED_SCORES = 8
@@ -45,7 +47,7 @@ class Part:
     """
 
     registered: Registered
-    problems: SearchStrategy[Problem]
+    problems: SearchStrategy[Problem] = field(repr=False)
     examples: int
     index: int
     related: bool = False
@@ -86,10 +88,13 @@ def left_out(registered: Registered, device: torch.device, *, named: bool) -> tu
     return reasons
 
 
-def parts(registered: Registered, direction: Direction, *, varlen: bool, examples: int, size: Size) -> list[Part]:
+def parts(
+    registered: Registered, direction: Direction, *, varlen: bool, examples: int, size: Size, sanitized: bool = False
+) -> list[Part]:
     """The tests of one kernel for one direction and packing; none if it takes no such problem.
 
-    examples  a profile's number of problems for forward alone, dense and varlen together
+    examples   a profile's number of problems for forward alone, dense and varlen together
+    sanitized  whether each problem is tried under a sanitizer
     """
     taken = {
         case: strategy
@@ -103,7 +108,7 @@ def parts(registered: Registered, direction: Direction, *, varlen: bool, example
     share = _WEIGHT[direction, varlen] / sum(_WEIGHT[case] for case in taken if case[0] == direction)
     total = max(_FEWEST, round(examples * of_direction / forward * share * registered.kernel.budget))
     # A kernel with a small budget is a slow one: the same time a part, not the same number of problems.
-    count = math.ceil(total / max(_FEWEST, _PART * registered.kernel.budget))
+    count = math.ceil(total / (_SANITIZED_PART if sanitized else max(_FEWEST, _PART * registered.kernel.budget)))
     return [
         Part(registered, taken[direction, varlen], math.ceil((total - index) / count), index) for index in range(count)
     ]

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,7 +105,9 @@ class Sanitizer:
             arguments = [kernel.name, problem.to_json(), self.device, str(said), *self.specs]
             errors = Path(directory, "errors")
             command = [*self._command(log), sys.executable, "-P", "-m", "fa2verify.verify.sanitized", *arguments]
+            started = time.perf_counter()
             status = self._run(command, errors)
+            blank = replace(blank, seconds=time.perf_counter() - started)
             if status is None:
                 message = f"no answer after {self.timeout:g} s under {self.tool}; the process was ended"
                 return replace(blank, verdict="timed_out", rule="timeout", message=message)

@@ -66,7 +66,14 @@ class Worker:
         if metafunc.function.__name__ == "test_relations":
             return plan.related_parts(registered, examples=examples, size=size)
         varlen = metafunc.function.__name__ == "test_varlen"
-        return plan.parts(registered, metafunc.module.DIRECTION, varlen=varlen, examples=examples, size=size)
+        return plan.parts(
+            registered,
+            metafunc.module.DIRECTION,
+            varlen=varlen,
+            examples=examples,
+            size=size,
+            sanitized=bool(self._config.getoption("--sanitizer")),
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.record import Record
 from fa2verify.reports.store import load
 from fa2verify.verify.campaign import AlreadyFound, Campaign, failure_text
+from fa2verify.verify.decoys import judge_decoys
 
 PROBLEMS = st.builds(
     Problem,
@@ -100,6 +102,45 @@ def test_a_kernel_that_fails_at_random_is_not_forgiven_either(campaign: Campaign
         return replace(outputs, out=outputs.out + (len(calls) % 3 == 0))
 
     assert campaign.verify(made(call), PROBLEMS, 25, "t") is not None
+
+
+def test_shrinking_comes_to_an_end(
+    campaign: Campaign, tmp_path: Path, made: Make, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its time is over, no further problem is tried, and the smallest so far is the finding."""
+    monkeypatch.setattr("fa2verify.verify.campaign._SHRINKING", 0.0)
+    failed: list[Problem] = []
+
+    def call(problem: Problem, tensors: Tensors) -> Outputs:
+        assert not failed, "called after its time was over"
+        outputs = right(problem, tensors)
+        if problem.seqlens_k[0] > 6:
+            failed.append(problem)
+        return replace(outputs, out=outputs.out + bool(failed))
+
+    found = campaign.verify(made(call), PROBLEMS, 25, "t")
+    assert found is not None
+    assert found.problem == failed[0].to_dict()
+    assert found.message.endswith("(perhaps not the smallest: shrinking ended after 0 s)")
+    assert (found.rule, found.phase) == ("R1 out", "shrunk")
+
+
+def test_an_error_of_this_suite_that_does_not_repeat_is_shown(
+    campaign: Campaign, made: Make, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no verdict on the kernel, and must not be lost either."""
+    judged: list[object] = []
+
+    def once(*given: Any) -> Any:
+        judged.append(given)
+        if len(judged) == 3:
+            raise UserWarning("of torch, made an error by pytest's filter")
+        return judge_decoys(*given)
+
+    monkeypatch.setattr("fa2verify.verify.trial.judge_decoys", once)
+    with pytest.raises(hypothesis.errors.Flaky) as caught:
+        campaign.verify(made(right), PROBLEMS, 25, "t")
+    assert any(isinstance(error, UserWarning) for error in caught.value.exceptions)
 
 
 def test_the_same_seed_draws_the_same_problems(campaign: Campaign, tmp_path: Path, made: Make, right: Right) -> None:

@@ -47,6 +47,14 @@ def test_gradients_get_twice_as_many(made: Make, examples: int) -> None:
     assert total(of["forward", False]) > total(of["forward", True]) > 0
 
 
+def test_under_a_sanitizer_parts_are_small(made: Make) -> None:
+    """A problem takes a process of several seconds there: a run of a hundred keeps more than four workers busy."""
+    registered = Registered(kernel_taking(made, lambda _: True), "built in")
+    of = parts(registered, "forward", varlen=False, examples=50, size=SIZE, sanitized=True)
+    assert total(of) == 30
+    assert [part.examples for part in of] == [5] * 6
+
+
 @pytest.mark.parametrize("varlen", [False, True])
 def test_a_kernel_of_one_packing_gets_as_many_problems(made: Make, varlen: bool) -> None:
     of = planned(kernel_taking(made, lambda p: p.is_varlen == varlen), 110)
