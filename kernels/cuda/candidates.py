@@ -64,7 +64,7 @@ def _possible(kernel: Tuned, head_dim: int) -> Iterator[Tiles]:
     match kernel:
         case "forward":
             for block_m, block_n, warps in product((64, 128), (32, 48, 64, 80, 96, 128), (4, 8)):
-                if block_m % (16 * warps) == 0:
+                if block_m % (16 * warps) == 0 and block_n % _rows_at_once(warps, head_dim) == 0:
                     yield Tiles(block_m, block_n, warps)
         case "backward":
             for block_m, block_n, warps, stages in product((32, 64, 128), (32, 64, 128, 256), (4, 8), (1, 2)):
@@ -81,6 +81,12 @@ def _possible(kernel: Tuned, head_dim: int) -> Iterator[Tiles]:
         case "backward_dq":
             for block_m, block_n, stages in product((64, 128), (32, 64, 128), (1, 2)):
                 yield Tiles(block_m, block_n, block_m // 16, stages=stages)
+
+
+def _rows_at_once(warps: int, head_dim: int) -> int:
+    """Rows that a block fetches with one copy a thread; a tile is a multiple of them (`fetch_tile` in tile.cuh)."""
+    chunks = head_dim // 8
+    return 32 * warps // (chunks if 32 * warps % chunks == 0 else 4)
 
 
 def _shares(tiles: Tiles, head_dim: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -81,9 +81,9 @@ _TABLE: dict[int, tuple[Tiles, Tiles, Tiles]] = {
 # serves twice as many products.
 _ONE_PASS: dict[int, dict[int, Tiles]] = {
     32: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
-    64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
+    64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 1))},
     96: {99: Tiles(64, 64, 4, stages=2, spread=(4, 4, 4)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 4))},
-    128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 2))},
+    128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(4, 2, 2))},
     # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64.
     256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2))},
 }

@@ -53,8 +53,10 @@ _TABLE: dict[Pass, _Row] = {
     "forward": {
         16: _row(Configuration(128, 64, 4, 3)),
         32: _row(Configuration(128, 64, 4, 3)),
-        64: _row(Configuration(128, 64, 4, 3)),
-        128: _row(Configuration(128, 64, 8, 3), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)),
+        64: _row(Configuration(64, 128, 4, 2, descriptors=True), Configuration(128, 64, 4, 3)),
+        128: _row(
+            Configuration(64, 64, 4, 3, descriptors=True), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)
+        ),
         256: _row(Configuration(128, 64, 8, 2), Configuration(64, 64, 8, 2), Configuration(64, 32, 8, 2)),
     },
     "preprocess": {block_d: _row(Configuration(64, 64, 4, 1)) for block_d in BLOCK_DS},
@@ -62,16 +64,22 @@ _TABLE: dict[Pass, _Row] = {
     "backward_dkdv": {
         16: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
         32: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
-        64: _row(Configuration(32, 128, 8, 3), Configuration(32, 128, 8, 2)),
-        128: _row(Configuration(32, 128, 8, 3), Configuration(32, 64, 8, 2)),
-        256: _row(Configuration(16, 64, 8, 2), Configuration(16, 64, 8, 1)),
+        64: _row(
+            Configuration(128, 64, 4, 2, descriptors=True), Configuration(32, 128, 8, 3), Configuration(32, 128, 8, 2)
+        ),
+        128: _row(
+            Configuration(64, 64, 4, 2, descriptors=True), Configuration(32, 128, 8, 3), Configuration(32, 64, 8, 2)
+        ),
+        256: _row(
+            Configuration(64, 64, 8, 2, descriptors=True), Configuration(16, 64, 8, 2), Configuration(16, 64, 8, 1)
+        ),
     },
     "backward_dq": {
         16: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
         32: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
-        64: _row(Configuration(128, 64, 8, 3)),
-        128: _row(Configuration(128, 64, 8, 2), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
-        256: _row(Configuration(64, 32, 8, 2), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)),
+        64: _row(Configuration(64, 64, 4, 3), Configuration(128, 64, 8, 3)),
+        128: _row(Configuration(128, 64, 8, 3), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
+        256: _row(Configuration(128, 32, 8, 2), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)),
     },
     # As backward_dkdv, with dQ's share of a block as a third accumulator for a moment.
     "backward_fused": {
