@@ -14,6 +14,11 @@ from fa2verify.verify.ledger import KnownFailure, Ledger
 # them is a safe lower limit.
 _SUMMABLE = 2**13
 _OF_ONE_SIGN = ("shifted_mean", "opposed")
+# Blocks of queries below which flash-attn splits: 0.8 of twice the 132 multiprocessors of an H200. Smaller GPUs of its
+# compute capability split less.
+_SPLIT_BELOW = 0.8 * 2 * 132
+# Rows of a block in create_block_mask, unless it is asked for another number.
+_MASK_BLOCK = 128
 
 
 def window_past_every_key(problem: Problem) -> bool:
@@ -71,6 +76,38 @@ def empty_sequence(problem: Problem) -> bool:
     return 0 in problem.seqlens_q or 0 in problem.seqlens_k
 
 
+def partial_tile_of_lse(problem: Problem) -> bool:
+    """Dense, split along the keys, and with rows of lse that do not fill the last tile of the kernel that combines.
+
+    flash-attn splits a forward of two blocks of keys or more if it has few blocks of 64 queries. Above 132 of these it
+    may come to one split all the same, which is not gone into here. One query of a group of heads is taken as a group
+    of queries of one head, and head_dim as the next one that there is a kernel for.
+    """
+    if problem.is_varlen or problem.dropout:
+        return False
+    head_dim = 256 if problem.head_dim > 192 else 32 * math.ceil(problem.head_dim / 32)
+    tile = 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
+    block_k = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+    queries, heads = problem.seqlens_q[0], problem.heads_q
+    rows = problem.batch * heads * queries
+    if queries == 1:
+        queries, heads = problem.group, problem.heads_kv
+    is_split = problem.batch * heads * math.ceil(queries / 64) < _SPLIT_BELOW and problem.seqlens_k[0] > block_k
+    return is_split and rows % tile != 0
+
+
+def decoding_tile_beyond_mask_block(problem: Problem) -> bool:
+    """A mask, and a flex decoding whose tile, all queries of a group of heads, is larger than the mask's block.
+
+    Flex decoding is chosen for fewer than 128 queries and a group that is a power of two, where batch is a constant:
+    with dynamic shapes only a batch of 1 is.
+    """
+    queries, group = problem.seqlens_q[0], problem.group
+    masked = problem.causal is not None or problem.window != (-1, -1)
+    decoding = not problem.is_varlen and problem.batch == 1 and queries < 128 and group & (group - 1) == 0
+    return masked and decoding and queries * group > _MASK_BLOCK
+
+
 _WINDOW = KnownFailure(
     name="window-past-every-key",
     says="A window whose right side reaches past every key hides keys, or shows hidden ones, where a sequence has more "
@@ -121,6 +158,40 @@ LEDGER = Ledger(
             device="cuda",
             capabilities=((9, 0),),
             smallest=Problem(lengths=Varlen(seqlens_q=(1,), seqlens_k=(0,)), head_dim=8, direction="forward_backward"),
+        ),
+        KnownFailure(
+            name="flash-lse-past-its-end",
+            says="Split along the keys, the forward writes a whole tile of lse at its end, past lse's memory.",
+            link="docs/findings/flash-attn-combine-past-lse.md",
+            kernels=("torch-flash",),
+            covers=partial_tile_of_lse,
+            verdict="failed",
+            rules=("R0 memory around a workspace",),
+            packages={"torch": "==2.11.*"},
+            device="cuda",
+            capabilities=((9, 0),),
+            smallest=Problem(lengths=Dense(seqlen_k=257), head_dim=8),
+        ),
+        KnownFailure(
+            name="flex-decoding-without-a-tile",
+            says="With a mask, and more than 128 queries in a group of heads, flex decoding has no configuration left.",
+            link="docs/findings/flex-decoding-tile-beyond-mask-block.md",
+            kernels=("torch-flex",),
+            covers=decoding_tile_beyond_mask_block,
+            verdict="crashed",
+            rules=("raised InductorError",),
+            packages={"torch": "==2.11.*"},
+            device="cuda",
+            capabilities=((9, 0),),
+            # Any number of queries below 128 runs on what was compiled for another, so this must be a kernel that no
+            # drawn problem has compiled before: 64 heads on one.
+            smallest=Problem(
+                dtype="bfloat16",
+                lengths=Dense(seqlen_q=3, seqlen_k=3),
+                heads_q=64,
+                head_dim=16,
+                causal="bottom_right",
+            ),
         ),
         KnownFailure(
             name="sdpa-without-a-key",

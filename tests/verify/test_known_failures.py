@@ -1,5 +1,7 @@
 """The entries of the built-in ledger: true to their pages, and predicates that are neither too narrow nor too wide."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ from fa2verify.kernels.mask import visible
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.registry import builtin
 from fa2verify.verify.isolation import Isolation
-from fa2verify.verify.known_failures import LEDGER, many_gradient_sums, window_past_every_key
+from fa2verify.verify.known_failures import (
+    LEDGER,
+    decoding_tile_beyond_mask_block,
+    many_gradient_sums,
+    partial_tile_of_lse,
+    window_past_every_key,
+)
 from fa2verify.verify.ledger import KnownFailure, Place, confirmed
 from fa2verify.verify.plan import KnownCase, known_cases, left_out
 from fa2verify.verify.relations import RELATIONS
@@ -91,3 +99,89 @@ def test_how_often_torch_s_cpu_backward_rounds() -> None:
     assert covered(lengths=Dense(seqlen_q=449))
     assert not covered(lengths=Dense(seqlen_q=768)), "three blocks of 256"
     assert not many_gradient_sums(Problem(heads_q=64, lengths=Dense(seqlen_q=160)))
+
+
+# Problems on which an H200 with torch 2.11 wrote past lse, with each head_dim that it has a kernel for but 160.
+WROTE_PAST_LSE = (
+    '{"lengths":{"seqlen_k":257},"head_dim":8}',
+    '{"lengths":{"batch":6,"seqlen_q":598,"seqlen_k":1103},"head_dim":32}',
+    '{"lengths":{"batch":5,"seqlen_q":706,"seqlen_k":1021},"causal":"bottom_right"}',
+    '{"lengths":{"batch":3,"seqlen_q":53,"seqlen_k":595},"heads_q":13,"heads_kv":13,"head_dim":96}',
+    '{"lengths":{"seqlen_k":622},"heads_q":8,"head_dim":80,"direction":"forward_backward"}',
+    '{"lengths":{"seqlen_k":257},"head_dim":128}',
+    '{"lengths":{"seqlen_q":563,"seqlen_k":563},"heads_q":13,"heads_kv":13,"head_dim":174}',
+    '{"lengths":{"batch":3,"seqlen_q":65,"seqlen_k":241},"heads_q":7,"heads_kv":7,"head_dim":192}',
+    '{"lengths":{"seqlen_k":178},"heads_q":11,"heads_kv":11,"head_dim":255}',
+    '{"lengths":{"batch":7,"seqlen_q":710,"seqlen_k":710},"head_dim":256,"causal":"top_left"}',
+)
+# And on which it keeps to it, the first four in the same run: whole tiles, one block of keys, 212 blocks, packed.
+KEPT_TO_LSE = (
+    '{"lengths":{"batch":8,"seqlen_q":150,"seqlen_k":1548},"heads_q":2,"heads_kv":2,"head_dim":120}',
+    '{"lengths":{"batch":2,"seqlen_q":192,"seqlen_k":979},"heads_q":9,"heads_kv":3,"head_dim":80}',
+    '{"lengths":{"batch":2,"seqlen_k":228},"heads_q":14,"head_dim":32}',
+    '{"lengths":{"batch":3,"seqlen_q":33,"seqlen_k":53},"heads_q":11,"heads_kv":11,"head_dim":90}',
+    '{"lengths":{"batch":2,"seqlen_q":77,"seqlen_k":513},"heads_q":53,"heads_kv":53,"head_dim":8}',
+    '{"lengths":{"seqlens_q":[1],"seqlens_k":[257]},"head_dim":8}',
+)
+
+
+def test_where_torch_s_flash_writes_past_lse() -> None:
+    assert [partial_tile_of_lse(Problem.from_json(text)) for text in WROTE_PAST_LSE] == [True] * len(WROTE_PAST_LSE)
+    assert [partial_tile_of_lse(Problem.from_json(text)) for text in KEPT_TO_LSE] == [False] * len(KEPT_TO_LSE)
+    one_query = Problem(lengths=Dense(batch=101, seqlen_k=257), heads_q=5, head_dim=8)
+    assert partial_tile_of_lse(one_query), "five heads on one: 101 blocks, not 505"
+    assert not partial_tile_of_lse(replace(one_query, heads_kv=5))
+
+
+@pytest.mark.parametrize(
+    ("head_dims", "tile"),
+    [((1, 32), 16), ((33, 64), 8), ((65, 96), 16), ((97, 128), 4), ((129, 160), 16), ((161, 192), 8), ((193, 256), 4)],
+)
+def test_the_tile_of_lse(head_dims: tuple[int, int], tile: int) -> None:
+    for head_dim in head_dims:
+        whole = Problem(lengths=Dense(seqlen_q=tile, seqlen_k=300), head_dim=head_dim)
+        assert not partial_tile_of_lse(whole)
+        assert partial_tile_of_lse(replace(whole, lengths=Dense(seqlen_q=tile // 2, seqlen_k=300)))
+
+
+def parts(blocks_q: int, blocks_k: int) -> int:
+    """How many parts flash-attn makes of the keys on an H200: the fewest of nearly the best use of two waves' slots."""
+    slots = 2 * 132
+    if blocks_q >= 0.8 * slots:
+        return 1
+    use = {1: blocks_q / slots}
+    for number in range(2, min(128, blocks_k) + 1):
+        if math.ceil(blocks_k / number) < math.ceil(blocks_k / (number - 1)):
+            use[number] = blocks_q * number / slots / math.ceil(blocks_q * number / slots)
+    return min(number for number, share in use.items() if share >= 0.85 * max(use.values()))
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_when_flash_attn_splits(blocks_q: int, blocks_k: int) -> None:
+    """With one odd row of lse the problem is covered wherever it is split, and hardly anywhere else."""
+    problem = Problem(lengths=Dense(batch=blocks_q, seqlen_q=1, seqlen_k=256 * blocks_k), head_dim=8)
+    if blocks_q % 16 == 0:
+        assert not partial_tile_of_lse(problem)
+    elif parts(blocks_q, blocks_k) > 1:
+        assert partial_tile_of_lse(problem)
+    else:
+        assert not partial_tile_of_lse(problem) or blocks_q > 132
+
+
+def test_where_flex_decoding_has_no_configuration() -> None:
+    """As on an H200 with torch 2.11, whose batch of two was dynamic."""
+
+    def covered(queries: int, heads: int, **changes: Any) -> bool:
+        plain = {"lengths": Dense(seqlen_q=queries, seqlen_k=queries), "heads_q": heads, "causal": "bottom_right"}
+        return decoding_tile_beyond_mask_block(Problem(**{**plain, **changes}))
+
+    assert covered(64, 8)
+    assert covered(17, 8)
+    assert covered(3, 64, head_dim=16)
+    assert covered(64, 8, causal=None, window=(3, -1))
+    assert not covered(16, 8)
+    assert not covered(64, 8, causal=None)
+    assert not covered(64, 8, lengths=Dense(batch=2, seqlen_q=64, seqlen_k=64))
+    assert not covered(128, 8)
+    assert not covered(127, 1)
+    assert not covered(63, 15, heads_kv=5), "a group of three"
