@@ -1,3 +1,6 @@
-"""Makes the checkout's own suite, `pytest verify`, find its options; elsewhere fa2verify's entry point does."""
+"""Makes the checkout's own suites, `pytest verify` and `pytest benchmarks`, find their options.
 
-pytest_plugins = ("fa2verify.verify.plugin",)
+Elsewhere fa2verify's entry point does.
+"""
+
+pytest_plugins = ("fa2verify.verify.plugin", "fa2verify.benchmarks.plugin")

@@ -2,15 +2,15 @@
 
 The controlling process plans, watches over workers and writes the report (`fa2verify.verify.controller`); each worker
 draws, tries and records (`fa2verify.verify.worker`). Without xdist one process is both. What they share lies in the
-report folder, a file a worker. Benchmarks are runs of their own (`fa2verify.verify.benchmark_plugin`).
+report folder, a file a worker. Benchmarks are runs of their own (`fa2verify.benchmarks.plugin`).
 """
 
 import os
 
 import pytest
 
-from fa2verify.verify import benchmark_options, devices, options, profiles
-from fa2verify.verify.entry import names_benchmarks, names_suite
+from fa2verify.verify import devices, options, profiles
+from fa2verify.verify.entry import asked
 
 # Before Hypothesis' own plugin looks for the profile that the command line names.
 profiles.register()
@@ -19,21 +19,12 @@ profiles.register()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options."""
     options.add_options(parser)
-    benchmark_options.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Take up this process' part, if the suite is what runs."""
-    suite = [argument for argument in config.args if names_suite(argument, config.rootpath)]
-    if not suite:
-        return
-    benchmarks = [argument for argument in suite if names_benchmarks(argument, config.rootpath)]
-    if benchmarks:
-        if len(benchmarks) < len(suite):
-            raise pytest.UsageError(f"{benchmarks[0]}: benchmarks and verification are runs of their own")
-        config.addinivalue_line("markers", "cell(key): the cell of a benchmark that a test belongs to")
-        config.pluginmanager.import_plugin("fa2verify.verify.benchmark_plugin")
+    if asked(config) != "verify":
         return
     is_worker = hasattr(config, "workerinput")
     if is_worker and config.getoption("--device") != "cpu":

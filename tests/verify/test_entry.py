@@ -1,4 +1,4 @@
-"""The plugin is loaded where the suite is asked for, and nowhere else."""
+"""A plugin is loaded where its suite is asked for, and nowhere else."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SUITE = Path(fa2verify.verify.__file__).parent
     ],
 )
 def test_the_suite_is_named(argument: str, tmp_path: Path) -> None:
-    assert names_suite(argument, tmp_path)
+    assert names_suite("verify", argument, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_suite_is_named(argument: str, tmp_path: Path) -> None:
 )
 def test_it_is_not(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert not names_suite(argument, tmp_path)
+    assert not names_suite("verify", argument, tmp_path)
 
 
 def test_a_folder_of_a_strangers_that_is_called_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +51,8 @@ def test_a_folder_of_a_strangers_that_is_called_verify(tmp_path: Path, monkeypat
     (tmp_path / "verify").mkdir()
     (tmp_path / "verify" / "test_mine.py").touch()
     monkeypatch.chdir(tmp_path)
-    assert not names_suite("verify", tmp_path)
-    assert not names_suite("verify/test_mine.py", tmp_path)
+    assert not names_suite("verify", "verify", tmp_path)
+    assert not names_suite("verify", "verify/test_mine.py", tmp_path)
 
 
 def test_a_checkout_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +61,15 @@ def test_a_checkout_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("entry.py", "plugin.py"):
         (tmp_path / "verify" / name).write_text((SUITE / name).read_text())
     monkeypatch.chdir(tmp_path)
-    assert names_suite("verify", tmp_path)
-    assert names_suite("verify/test_forward.py::test_dense", tmp_path)
-    assert not names_suite("tests", tmp_path)
+    assert names_suite("verify", "verify", tmp_path)
+    assert names_suite("verify", "verify/test_forward.py::test_dense", tmp_path)
+    assert not names_suite("verify", "tests", tmp_path)
+
+
+def test_benchmarks_are_a_suite_of_their_own(tmp_path: Path) -> None:
+    folder = SUITE.parent / "benchmarks"
+    for argument in ("fa2verify.benchmarks", "fa2verify.benchmarks.bench_host", str(folder / "bench_host.py")):
+        assert names_suite("benchmarks", argument, tmp_path)
+        assert not names_suite("verify", argument, tmp_path)
+    assert not names_suite("benchmarks", str(SUITE), tmp_path)
+    assert not names_suite("benchmarks", "elsewhere/benchmarks", tmp_path)

@@ -1,6 +1,6 @@
 """What calls cost the host, and what the first call of a kernel costs.
 
-    tox run -e bench -- verify/bench_host.py
+    tox run -e bench -- benchmarks/bench_host.py
 
 Our CUDA kernel's forward may take 1.5 times the host time of torch's own FlashAttention-2, batches of both timed in
 turn: beyond that an attention that is faster on the device is slower in a model of short sequences.
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from fa2verify.benchmarks.first_call import first_calls
+from fa2verify.benchmarks.host_cost import host_costs, too_much
+from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
+from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, session_of
+from fa2verify.benchmarks.standard import NAME as STANDARD
 from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.reports.benchmark_record import FirstCall, HostCost
-from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
-from fa2verify.verify.benchmark_session import BenchmarkSession, Made, measured_or_skipped, session_of
-from fa2verify.verify.first_call import first_calls
-from fa2verify.verify.host_cost import host_costs, too_much
-from fa2verify.verify.standard import NAME as STANDARD
 
 _CALLS = {"cuda": 100, "cpu": 2}
 _FIRST = Problem(

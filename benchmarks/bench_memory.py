@@ -1,6 +1,6 @@
 """Peak memory of forward and of forward and backward by sequence length, beside standard attention's.
 
-    tox run -e bench -- verify/bench_memory.py
+    tox run -e bench -- benchmarks/bench_memory.py
 
 Batch 1, hidden size 2048, head_dim 64, bf16. What flash attention promises is memory linear in the sequence length: a
 constant and something proportional, where every allocation is rounded up. Of such a law twice the length never takes
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from fa2verify.benchmarks.memory_gauge import Gauge, gauge_for
+from fa2verify.benchmarks.race import entries, random_tensors
+from fa2verify.benchmarks.session import BenchmarkSession, measured_or_skipped, session_of
+from fa2verify.benchmarks.timing import attempt
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.reports.benchmark_record import Memory
-from fa2verify.verify.benchmark_session import BenchmarkSession, measured_or_skipped, session_of
-from fa2verify.verify.memory_gauge import Gauge, gauge_for
-from fa2verify.verify.race import entries, random_tensors
-from fa2verify.verify.timing import attempt
 
 LENGTHS = {"cuda": tuple(512 << shift for shift in range(7)), "cpu": (32, 64, 128)}
 _HEADS = {"cuda": 32, "cpu": 1}

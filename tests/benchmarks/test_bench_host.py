@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from fa2verify.benchmarks import first_call, host_cost
+from fa2verify.benchmarks.standard import StandardAttention
+from fa2verify.benchmarks.timing import Call, attempt
 from fa2verify.kernels.autograd import AutogradKernel
 from fa2verify.reports.benchmark_record import HostCost, Mode
-from fa2verify.verify import first_call, host_cost
-from fa2verify.verify.standard import StandardAttention
-from fa2verify.verify.timing import Call, attempt
 
 CPU = torch.device("cpu")
 

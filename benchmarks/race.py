@@ -11,14 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fa2verify.benchmarks.grid import Cell
+from fa2verify.benchmarks.operations import operations
+from fa2verify.benchmarks.timing import Call, Clock, Failure, attempt, interleave
 from fa2verify.kernels.autograd import AutogradKernel, Forward
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import TORCH_DTYPE, Tensors
 from fa2verify.reports.benchmark_record import Ceiling, Direction, Timing
-from fa2verify.verify.benchmark_grid import Cell
-from fa2verify.verify.operations import operations
-from fa2verify.verify.timing import Call, Clock, Failure, attempt, interleave
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
 _CEILING = "ceiling"

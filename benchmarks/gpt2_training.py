@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fa2verify.benchmarks.gpt2 import SIZES, Gpt2
+from fa2verify.benchmarks.gpt2_attention import CHOICES
+from fa2verify.benchmarks.timing import failure_of
 from fa2verify.kernels.tensors import TORCH_DTYPE
 from fa2verify.reports.benchmark_record import Mode, Training
-from fa2verify.verify.gpt2 import SIZES, Gpt2
-from fa2verify.verify.gpt2_attention import CHOICES
-from fa2verify.verify.timing import failure_of
 
 COUNTED = 25
 _LEARNING_RATE = 3e-4

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from fa2verify.benchmarks.gpt2 import Attend
+from fa2verify.benchmarks.standard import NAME as STANDARD
+from fa2verify.benchmarks.standard import causal_mask, standard_attention
 from fa2verify.kernels.registry import select
-from fa2verify.verify.gpt2 import Attend
-from fa2verify.verify.standard import NAME as STANDARD
-from fa2verify.verify.standard import causal_mask, standard_attention
 
 
 @dataclass(frozen=True, slots=True)

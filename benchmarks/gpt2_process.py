@@ -1,4 +1,4 @@
-"""Trains GPT-2 in a process of its own: `python -m fa2verify.verify.gpt2_process ORDER`.
+"""Trains GPT-2 in a process of its own: `python -m fa2verify.benchmarks.gpt2_process ORDER`.
 
 A memory limit, a compiler's state and a lost context end with the process. It prints a record a line, as soon as it has
 it; whoever started it keeps what came when it has to end it.
@@ -51,7 +51,7 @@ _order: TypeAdapter[Order] = TypeAdapter(Order)
 
 def trained(order: Order) -> Iterator[Measurement]:
     """The records of a process that follows `order`, as they come. Raises RuntimeError if it fails."""
-    command = [sys.executable, "-m", "fa2verify.verify.gpt2_process", _order.dump_json(order).decode()]
+    command = [sys.executable, "-m", "fa2verify.benchmarks.gpt2_process", _order.dump_json(order).decode()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -84,9 +84,17 @@ def follow(order: Order) -> Iterator[Training | LossAgreement]:
     """Do what `order` says."""
     import torch
 
-    from fa2verify.verify.gpt2_attention import CHOICES
-    from fa2verify.verify.gpt2_training import Setting, distance, largest_batch, limit_memory, losses, release, train
-    from fa2verify.verify.standard import NAME as STANDARD
+    from fa2verify.benchmarks.gpt2_attention import CHOICES
+    from fa2verify.benchmarks.gpt2_training import (
+        Setting,
+        distance,
+        largest_batch,
+        limit_memory,
+        losses,
+        release,
+        train,
+    )
+    from fa2verify.benchmarks.standard import NAME as STANDARD
 
     deadline = time.monotonic() + order.seconds
     device = torch.device(order.device)

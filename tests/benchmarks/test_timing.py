@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fa2verify.verify.timing import LEAST, WARM_UP, Call, Elapsed, WallClock, attempt, interleave
+from fa2verify.benchmarks.timing import LEAST, WARM_UP, Call, Elapsed, WallClock, attempt, interleave
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from fa2verify.benchmarks.session import BenchmarkSession
 from fa2verify.reports.benchmark_record import HostCost, Measurement, read
-from fa2verify.verify.benchmark_session import BenchmarkSession
 
 LINE = HostCost(subject="a", mode="eager", direction="forward", outcome="failed")
 

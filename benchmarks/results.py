@@ -1,4 +1,4 @@
-"""Tables and charts of benchmark runs: `python -m fa2verify.verify.benchmark_results RECORDS... --output=FOLDER`.
+"""Tables and charts of benchmark runs: `python -m fa2verify.benchmarks.results RECORDS... --output=FOLDER`.
 
 RECORDS are files of benchmark records, or folders that hold one; several are shown as one run, which they should be of
 one machine. It writes `tables.md`, `speed-DIRECTION.svg` as people know it (bars of TFLOP/s by sequence length, a panel
@@ -17,8 +17,8 @@ matplotlib.use("Agg")  # no display is needed, and none is started
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from fa2verify.benchmarks.tables import Line, of_kind, tables
 from fa2verify.reports.benchmark_record import FILE, Memory, Timing, read
-from fa2verify.verify.benchmark_tables import Line, of_kind, tables
 
 # Distinct in print and to the colour-blind (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666", "#000000")

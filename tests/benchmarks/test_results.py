@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from fa2verify.benchmarks.grid import GRIDS
+from fa2verify.benchmarks.results import main
+from fa2verify.benchmarks.tables import tables
 from fa2verify.reports.benchmark_record import (
     Ceiling,
     FirstCall,
@@ -18,9 +21,6 @@ from fa2verify.reports.benchmark_record import (
     Training,
     to_json,
 )
-from fa2verify.verify.benchmark_grid import GRIDS
-from fa2verify.verify.benchmark_results import main
-from fa2verify.verify.benchmark_tables import tables
 
 CELLS = list(GRIDS["flash"]())
 
@@ -123,5 +123,5 @@ def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import fa2verify.verify.benchmark_results"
+    code = "import sys; sys.modules['torch'] = None; import fa2verify.benchmarks.results"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

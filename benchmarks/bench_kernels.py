@@ -1,6 +1,6 @@
 """Every kernel's speed on published grids: forward, backward and both, kernels interleaved round by round.
 
-    tox run -e bench -- verify/bench_kernels.py --bench-grid=flash --bench-seconds=600
+    tox run -e bench -- benchmarks/bench_kernels.py --bench-grid=flash --bench-seconds=600
 
 A cell's kernels are timed together when the first of its tests runs; each test then hands one line's times to
 pytest-benchmark. Running out of memory is a result; any other failure fails the test. `-k d128-causal` and the like
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from fa2verify.benchmarks.grid import Cell
+from fa2verify.benchmarks.race import DIRECTIONS, race
+from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
+from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, session_of
 from fa2verify.reports.benchmark_record import Ceiling, Direction, Timing
-from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
-from fa2verify.verify.benchmark_grid import Cell
-from fa2verify.verify.benchmark_session import BenchmarkSession, Made, measured_or_skipped, session_of
-from fa2verify.verify.race import DIRECTIONS, race
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

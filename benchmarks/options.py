@@ -12,7 +12,7 @@ _LONGEST = 86_400.0
 
 def add_options(parser: pytest.Parser) -> None:
     """Add the options to pytest's."""
-    group = parser.getgroup("fa2verify benchmarks", "attention kernel benchmarks: pytest verify/bench_*.py")
+    group = parser.getgroup("fa2verify benchmarks", "attention kernel benchmarks: pytest benchmarks")
     group.addoption(
         "--bench-dir",
         type=Path,

@@ -1,4 +1,6 @@
-"""One kernel's first and second call in a fresh process: `python -m fa2verify.verify.first_call KERNEL PROBLEM DEVICE`.
+"""One kernel's first and second call in a fresh process.
+
+    python -m fa2verify.benchmarks.first_call KERNEL PROBLEM DEVICE
 
 Prints one line of JSON with both times in milliseconds. torch and the device are up before the clock starts, so what
 the first call has over the second is loading the kernel and compiling it.
@@ -29,7 +31,7 @@ def first_calls(kernel: str, problem: Problem, device: str, timeout: float) -> t
         caches = {name: str(Path(folder) / name.lower()) for name in CACHES}
         for path in caches.values():
             Path(path).mkdir()
-        command = [sys.executable, "-m", "fa2verify.verify.first_call", kernel, problem.to_json(), device]
+        command = [sys.executable, "-m", "fa2verify.benchmarks.first_call", kernel, problem.to_json(), device]
 
         def run() -> subprocess.CompletedProcess[str]:
             environment = {**os.environ, **caches}
@@ -68,8 +70,8 @@ def main(arguments: list[str]) -> None:
     """Time two calls and print them."""
     import torch
 
+    from fa2verify.benchmarks.race import random_tensors
     from fa2verify.kernels.registry import select
-    from fa2verify.verify.race import random_tensors
 
     name, text, device_name = arguments
     device, problem = torch.device(device_name), Problem.from_json(text)

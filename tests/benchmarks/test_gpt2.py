@@ -15,14 +15,13 @@ from torch import Tensor
 
 # isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
 import fa2verify.kernels.triton  # noqa: F401
-from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 # isort: on
-from fa2verify.verify import gpt2_process, gpt2_training
-from fa2verify.verify.gpt2 import SIZES, VOCABULARY, Block, Gpt2
-from fa2verify.verify.gpt2_attention import CHOICES, Choice, available
-from fa2verify.verify.gpt2_process import Order, follow, trained
-from fa2verify.verify.gpt2_training import (
+from fa2verify.benchmarks import gpt2_process, gpt2_training
+from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Block, Gpt2
+from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
+from fa2verify.benchmarks.gpt2_process import Order, follow, trained
+from fa2verify.benchmarks.gpt2_training import (
     Setting,
     Trainer,
     distance,
@@ -32,6 +31,7 @@ from fa2verify.verify.gpt2_training import (
     search,
     train,
 )
+from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=4, dtype="bfloat16", device=CPU)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fa2verify.benchmarks.grid import GRIDS, HIDDEN, LENGTHS, TOKENS
+from fa2verify.benchmarks.operations import operations
+from fa2verify.benchmarks.race import random_tensors
+from fa2verify.benchmarks.standard import StandardAttention
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.benchmark_grid import GRIDS, HIDDEN, LENGTHS, TOKENS
-from fa2verify.verify.operations import operations
-from fa2verify.verify.race import random_tensors
-from fa2verify.verify.standard import StandardAttention
 from fa2verify.verify.trial import Bench, attempt
 
 CPU = torch.device("cpu")

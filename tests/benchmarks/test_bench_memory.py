@@ -8,15 +8,15 @@ from torch import Tensor
 
 # isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
 import fa2verify.kernels.triton  # noqa: F401
+from fa2verify.benchmarks.bench_memory import measure, problem_of, superlinear
+from fa2verify.benchmarks.memory_gauge import dispatch_peak
+from fa2verify.benchmarks.standard import StandardAttention
 
 # isort: on
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.reports.benchmark_record import Memory
-from fa2verify.verify.bench_memory import measure, problem_of, superlinear
-from fa2verify.verify.memory_gauge import dispatch_peak
-from fa2verify.verify.standard import StandardAttention
 
 CPU = torch.device("cpu")
 

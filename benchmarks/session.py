@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch._functorch.config
 
+from fa2verify.benchmarks.grid import GRIDS, Cell
+from fa2verify.benchmarks.standard import StandardAttention
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.benchmark_record import FILE, BenchmarkRun, BenchmarkWriter, Measurement, to_json
 from fa2verify.verify import options
-from fa2verify.verify.benchmark_grid import GRIDS, Cell
 from fa2verify.verify.environment import describe
-from fa2verify.verify.standard import StandardAttention
 
 Made = tuple[Measurement, ...]
 Measure = Callable[[float], Iterable[Measurement]]

@@ -1,21 +1,20 @@
 """A race: who runs in it, what each of its lines says, and what becomes of an entrant that fails."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fa2verify.benchmarks.grid import GRIDS
+from fa2verify.benchmarks.operations import operations
+from fa2verify.benchmarks.race import DIRECTIONS, race, random_tensors
+from fa2verify.benchmarks.standard import StandardAttention
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.benchmark_record import Ceiling, Timing
-from fa2verify.verify.benchmark_grid import GRIDS
-from fa2verify.verify.operations import operations
-from fa2verify.verify.race import DIRECTIONS, race, random_tensors
-from fa2verify.verify.standard import StandardAttention
 
 CPU = torch.device("cpu")
 DENSE, PACKED = GRIDS["smoke"]()
@@ -71,16 +70,26 @@ def test_what_a_kernel_does_not_take_is_said() -> None:
     assert outcomes == {("unsupported", "Standard attention has no packed sequences.")}
 
 
-def test_a_kernel_that_is_no_forward_function_is_timed_whole(made: Callable[..., Kernel]) -> None:
+def test_a_kernel_that_is_no_forward_function_is_timed_whole() -> None:
     asked = []
 
-    def call(problem: Problem, tensors: Tensors) -> Outputs:
-        asked.append(problem.direction)
-        return Outputs(tensors.q)
+    class Whole(Kernel):
+        name = "whole"
+        lineage = "test"
 
-    timed = lines(made(call))
-    assert timed["made", "forward"].outcome == timed["made", "both"].outcome == "measured"
-    assert timed["made", "backward"].outcome == "unsupported"
+        def unavailable(self, device: torch.device) -> tuple[str, ...]:
+            return ()
+
+        def unsupported(self, problem: Problem) -> tuple[str, ...]:
+            return ()
+
+        def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
+            asked.append(problem.direction)
+            return Outputs(tensors.q)
+
+    timed = lines(Whole())
+    assert timed["whole", "forward"].outcome == timed["whole", "both"].outcome == "measured"
+    assert timed["whole", "backward"].outcome == "unsupported"
     assert set(asked) == {"forward", "forward_backward"}
 
 

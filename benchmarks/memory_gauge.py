@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fa2verify.verify.timing import Call
+from fa2verify.benchmarks.timing import Call
 
 Gauge = Callable[[Call], int]
 

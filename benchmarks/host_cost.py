@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fa2verify.benchmarks.race import entries, random_tensors
+from fa2verify.benchmarks.timing import Call, Elapsed, Failure, attempt, interleave
 from fa2verify.kernels.autograd import AutogradKernel
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.reports.benchmark_record import Direction, HostCost, Mode
-from fa2verify.verify.race import entries, random_tensors
-from fa2verify.verify.timing import Call, Elapsed, Failure, attempt, interleave
 
 PROBLEM = Problem(
     dtype="bfloat16", lengths=Dense(batch=1, seqlen_q=16, seqlen_k=16), head_dim=64, direction="forward_backward"
@@ -145,6 +145,6 @@ def _increment(x: Tensor) -> Tensor:
 
 
 def _triton_launch(tensor: Tensor) -> Call:
-    from fa2verify.verify.empty_kernel import empty_kernel
+    from fa2verify.benchmarks.empty_kernel import empty_kernel
 
     return lambda: empty_kernel[(1,)](tensor, 16)

@@ -1,6 +1,6 @@
 """GPT-2's training throughput by attention, and whether its loss curves agree.
 
-    tox run -e bench -- verify/bench_gpt2.py --bench-model=small --bench-context=1024 --bench-memory=12 \
+    tox run -e bench -- benchmarks/bench_gpt2.py --bench-model=small --bench-context=1024 --bench-memory=12 \
         --bench-steps=60 --bench-seconds=600
 
 After a published comparison of PyTorch's attention with FlashAttention-2 under torch.compile: small, medium and large,
@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from fa2verify.benchmarks.gpt2_attention import available
+from fa2verify.benchmarks.gpt2_process import Order, trained
+from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
+from fa2verify.benchmarks.session import BenchmarkSession, measured_or_skipped, session_of
+from fa2verify.benchmarks.standard import NAME as STANDARD
 from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training
-from fa2verify.verify.benchmark_clock import CLOCK, benchmark_mark
-from fa2verify.verify.benchmark_session import BenchmarkSession, measured_or_skipped, session_of
-from fa2verify.verify.gpt2_attention import available
-from fa2verify.verify.gpt2_process import Order, trained
-from fa2verify.verify.standard import NAME as STANDARD
 
 CONTEXTS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 LOSS_STEPS = 20

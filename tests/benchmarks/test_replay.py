@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa2verify.verify.benchmark_clock import ReplayClock
+from fa2verify.benchmarks.replay import ReplayClock
 
 
 class Recorder:
