@@ -48,11 +48,15 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a call, whatever its outputs are: a verdict, its rule and a sentence."""
+    """What is wrong with a call, whatever its outputs are: a verdict, its rule and a sentence.
+
+    beside  whether there are outputs, of inputs that are as they were: those can be judged besides
+    """
 
     verdict: VerdictName
     rule: str
     message: str
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ def _written_around(zones: RedZones, tensors: Tensors, outputs: object) -> Fault
     damage = zones.damage(named)
     if damage is None:
         return None
-    return Fault("failed", f"R0 memory around {damage.tensor}", f"the call wrote {damage}")
+    return Fault("failed", f"R0 memory around {damage.tensor}", f"the call wrote {damage}", beside=True)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -30,6 +30,8 @@ Device = Literal["cpu", "cuda"]
 Capability = tuple[int, int]
 
 STALE = "stale entry"
+# Between the names of two rules in a record of a problem that fails both.
+BESIDES = ", and "
 
 
 class LedgerError(ValueError):
@@ -112,9 +114,10 @@ class KnownFailure:
         return all(_installed(package, versions) for package, versions in self.packages.items())
 
     def expects(self, record: Record) -> bool:
-        """Whether `record`, of a problem that is covered, is the failure that this entry tells of."""
-        rule = record.rule or ""
-        return record.verdict == self.verdict and any(rule == own or rule.startswith(f"{own} ") for own in self.rules)
+        """Whether `record`, of a problem that is covered, fails as this entry says, and in no other way besides."""
+        rules = (record.rule or "").split(BESIDES)
+        own = all(any(rule == own or rule.startswith(f"{own} ") for own in self.rules) for rule in rules)
+        return record.verdict == self.verdict and own
 
     @property
     def takes_process(self) -> bool:

@@ -9,7 +9,8 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.reports.record import Record
 from fa2verify.verify.calls import Bench, ContextLost, Fault, call, guarded
 from fa2verify.verify.decoys import judge_decoys
-from fa2verify.verify.judge import judge
+from fa2verify.verify.judge import Judgement, judge
+from fa2verify.verify.ledger import BESIDES
 from fa2verify.verify.relation import Call
 from fa2verify.verify.repeats import Bits, Repeat, repeats
 from fa2verify.verify.truth import Truth
@@ -37,10 +38,12 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
         return replace(blank, verdict="unsupported", rule=None, message="", reasons=reasons)
     first = call(kernel, problem, bench, blank)
     blank = replace(blank, seconds=first.seconds)
-    if first.fault:
+    if first.fault and not first.fault.beside:
         return _with(blank, first.fault)
     truth = Truth.of(problem, first.tensors, bench.precision)
     judgement = judge(problem, kernel, first.outputs, truth)
+    if first.fault:
+        return _with(blank, _both(first.fault, judgement))
     record = replace(
         blank,
         verdict="passed" if judgement.passed else "failed",
@@ -65,6 +68,15 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
             if broken is not None:
                 return _with(record, Fault("failed", *broken))
     return replace(record, decoys=judge_decoys(problem, kernel, truth))
+
+
+def _both(fault: Fault, judgement: Judgement) -> Fault:
+    """`fault`, and what is wrong with the outputs too: a fault that is known must not hide another."""
+    if judgement.passed:
+        return fault
+    return replace(
+        fault, rule=f"{fault.rule}{BESIDES}{judgement.rule}", message=f"{fault.message}; {judgement.message}"
+    )
 
 
 def _with(record: Record, fault: Fault) -> Record:

@@ -118,6 +118,9 @@ def test_this_process_is_a_place() -> None:
         ("failed", None, False),
         ("crashed", "R1 out", False),
         ("passed", None, False),
+        ("failed", "R1 out, and R2 dv", True),
+        ("failed", "R1 out, and R1 dv", False),
+        ("failed", "R1 dv, and R1 out", False),
     ],
 )
 def test_what_an_entry_expects(entry: Entry, verdict: str, rule: str | None, expected: bool) -> None:
