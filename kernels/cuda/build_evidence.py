@@ -33,7 +33,7 @@ from fa2verify.kernels.problem import DType
 
 # KB of shared memory that a block may have (CUDA C++ Programming Guide, specifications per compute capability).
 SHARED_MEMORY = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
-_SINGLE = (Feature.SOFTCAP, Feature.ALIBI, Feature.DROPOUT, Feature.NARROW, Feature.PRESCALE)
+SINGLE = (Feature.SOFTCAP, Feature.ALIBI, Feature.DROPOUT, Feature.NARROW, Feature.PRESCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ _FOUR_TILES = (
 )
 _OCCUPANCY = "ptxas stops at 128 registers, with which two blocks fit a multiprocessor, and spills addresses"
 SPILLS: tuple[Spill, ...] = (
-    Spill("forward", (32, 64), 80, _TWO_FRAGMENTS),
+    Spill("forward", (32,), 80, _TWO_FRAGMENTS),
+    Spill("forward", (64,), 224, "S, 16 x 128 a warp, is 64 registers of a thread; all features at once need the rest"),
     Spill("forward", (96, 128), 384, _TWO_FRAGMENTS),
     Spill("forward", (256,), 224, "O is an accumulator of 16 x 256; narrow rows add their masks and elements to it"),
     Spill("backward", (32,), 56, _PHILOX),
@@ -133,13 +134,13 @@ def variants(
     shared_kb  shared memory that a block may have
     """
     if every:
-        subsets = [sum(chosen, Feature(0)) for chosen in product(*((Feature(0), one) for one in _SINGLE))]
+        subsets = [sum(chosen, Feature(0)) for chosen in product(*((Feature(0), one) for one in SINGLE))]
         transformed = Feature.SOFTCAP | Feature.ALIBI
         subsets = [one for one in subsets if not (one & Feature.PRESCALE and one & transformed)]
     else:
-        subsets = [Feature(0), *_SINGLE, sum(_SINGLE, Feature(0)) & ~Feature.PRESCALE]
+        subsets = [Feature(0), *SINGLE, sum(SINGLE, Feature(0)) & ~Feature.PRESCALE]
     for name, head_dim, dtype in product(names, head_dims, dtypes):
-        if name == "backward" and one_pass_tiles(head_dim, shared_kb) is None:
+        if name in ("backward", "postprocess") and one_pass_tiles(head_dim, shared_kb) is None:
             continue
         for features in dict.fromkeys(relevant(name, subset) for subset in subsets):
             yield variant(name, dtype, head_dim, features, shared_kb)
@@ -157,7 +158,7 @@ def evidence(compiled: Variant, arch: str) -> Evidence:
         arch=arch,
         dtype=compiled.dtype,
         head_dim=compiled.head_dim,
-        features=tuple(one.name for one in _SINGLE if one & compiled.features and one.name),
+        features=tuple(one.name for one in SINGLE if one & compiled.features and one.name),
         registers=int(registers[1]),
         spill_stores=int(spills[1]),
         spill_loads=int(spills[2]),

@@ -25,7 +25,7 @@ _REGISTERS, _BLOCK_OVERHEAD_KB = 65536, 1
 
 def candidates(kernel: Tuned, head_dim: int, shared_kb: int) -> Iterator[Tiles]:
     """Tiles of `kernel` for a padded head_dim and a GPU's KB of shared memory a block; the table's come first."""
-    table = one_pass_tiles(head_dim, shared_kb) if kernel == "backward" else _of_table(kernel, head_dim)
+    table = one_pass_tiles(head_dim, shared_kb) if kernel == "backward" else _of_table(kernel, head_dim, shared_kb)
     found = list(_fitting(kernel, head_dim, shared_kb))
     if kernel == "backward":
         found.sort(key=lambda tiles: loads_a_product(tiles, head_dim))
@@ -49,18 +49,18 @@ def _best(alike: list[Tiles], head_dim: int) -> list[Tiles]:
     return enough[:_MOST_CANDIDATES]
 
 
-def _of_table(kernel: Tuned, head_dim: int) -> Tiles:
-    return variant(kernel, "bfloat16", head_dim, Feature(0)).tiles
+def _of_table(kernel: Tuned, head_dim: int, shared_kb: int) -> Tiles:
+    return variant(kernel, "bfloat16", head_dim, Feature(0), shared_kb).tiles
 
 
 def _fitting(kernel: Tuned, head_dim: int, shared_kb: int) -> Iterator[Tiles]:
-    for tiles in _possible(kernel, head_dim):
+    for tiles in _possible(kernel, head_dim, shared_kb):
         chosen = variant(kernel, "bfloat16", head_dim, Feature(0), tiles=tiles)
         if chosen.shared_bytes <= shared_kb * 1024 and values_a_thread(kernel, tiles, head_dim) <= _MOST_VALUES:
             yield tiles
 
 
-def _possible(kernel: Tuned, head_dim: int) -> Iterator[Tiles]:
+def _possible(kernel: Tuned, head_dim: int, shared_kb: int) -> Iterator[Tiles]:
     match kernel:
         case "forward":
             for block_m, block_n, warps in product((64, 128), (32, 48, 64, 80, 96, 128), (4, 8)):
@@ -74,7 +74,7 @@ def _possible(kernel: Tuned, head_dim: int) -> Iterator[Tiles]:
                     if _spreads(tiles, head_dim):
                         yield tiles
         case "backward_dkdv":
-            table = _of_table(kernel, head_dim)
+            table = _of_table(kernel, head_dim, shared_kb)
             for block_m, block_n, stages in product((32, 64, 128), (64, 128), (1, 2)):
                 if block_m <= 2 * block_n:
                     yield replace(table, block_m=block_m, block_n=block_n, warps=block_n // 16, stages=stages)

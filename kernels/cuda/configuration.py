@@ -67,25 +67,33 @@ class Tiles:
 
 # The same for every head_dim.
 _PREPROCESS, _POSTPROCESS, _PROBABILITIES = Tiles(64), Tiles(64), Tiles(64, 64)
-_TABLE: dict[int, tuple[Tiles, Tiles, Tiles]] = {
-    # head_dim: forward, backward_dkdv, backward_dq
-    32: (Tiles(128, 64), Tiles(64, 128, 8, 32, 2), Tiles(128, 64, 8, stages=2)),
-    64: (Tiles(128, 64), Tiles(64, 128, 8, 64, 2), Tiles(128, 64, 8, stages=2)),
-    96: (Tiles(128, 64), Tiles(64, 128, 8, 96), Tiles(128, 64, 8)),
-    128: (Tiles(128, 64), Tiles(64, 128, 8, 128), Tiles(128, 64, 8)),
-    # Two accumulators of 16 x 256 would not fit the registers of a warp: a block takes half of the columns.
-    256: (Tiles(64, 64), Tiles(32, 64, 4, 128), Tiles(64, 32)),
+# By head_dim, then by KB of shared memory: the entry for the most that the GPU has holds.
+_ByShared = dict[int, dict[int, Tiles]]
+_FORWARD: _ByShared = {
+    32: {99: Tiles(128, 64)},
+    64: {99: Tiles(64, 128)},
+    96: {99: Tiles(128, 64)},
+    128: {99: Tiles(128, 64)},
+    256: {99: Tiles(64, 64), 227: Tiles(128, 128, 8)},
 }
-# The one-pass backward by head_dim, then by KB of shared memory: the entry for the most that the GPU has holds. A warp
-# has 32 keys of the scores where two accumulators of 32 x head_dim fit its registers, since each load of a query then
-# serves twice as many products.
-_ONE_PASS: dict[int, dict[int, Tiles]] = {
+# The one-pass backward. A warp has 32 keys of the scores where two accumulators of 32 x head_dim fit its registers,
+# since each load of a query then serves twice as many products.
+_ONE_PASS: _ByShared = {
     32: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
     64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 1))},
     96: {99: Tiles(64, 64, 4, stages=2, spread=(4, 4, 4)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 4))},
     128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(4, 2, 2))},
     # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64.
     256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2))},
+}
+_TWO_PASS: dict[int, tuple[Tiles, Tiles]] = {
+    # head_dim: backward_dkdv, backward_dq
+    32: (Tiles(64, 128, 8, 32, 2), Tiles(128, 64, 8, stages=2)),
+    64: (Tiles(64, 128, 8, 64, 2), Tiles(128, 64, 8, stages=2)),
+    96: (Tiles(64, 128, 8, 96), Tiles(128, 64, 8)),
+    128: (Tiles(64, 128, 8, 128), Tiles(128, 64, 8)),
+    # Two accumulators of 16 x 256 would not fit the registers of a warp: a block takes half of the columns.
+    256: (Tiles(32, 64, 4, 128), Tiles(64, 32)),
 }
 
 
@@ -166,8 +174,7 @@ def variant(
 
     Raises ValueError if the table has no one-pass backward for this head_dim and so little shared memory.
     """
-    if tiles is None:
-        tiles = one_pass_tiles(head_dim, shared_kb) if name == "backward" else _tiles(name, head_dim)
+    tiles = tiles or _tiles(name, head_dim, shared_kb)
     if tiles is None:
         raise ValueError(f"no one-pass backward of head_dim {head_dim} fits {shared_kb} KB of shared memory")
     return Variant(name, dtype, head_dim, features, tiles)
@@ -181,21 +188,30 @@ def variants(dtype: DType, head_dim: int, features: Feature, shared_kb: int) -> 
 
 def one_pass_tiles(head_dim: int, shared_kb: int) -> Tiles | None:
     """The table's tiles of the one-pass backward; None where two passes serve better."""
-    fitting = [least for least in _ONE_PASS[head_dim] if least <= shared_kb]
-    return _ONE_PASS[head_dim][max(fitting)] if fitting else None
+    return _for_shared(_ONE_PASS[head_dim], shared_kb)
 
 
-def _tiles(name: Name, head_dim: int) -> Tiles:
-    forward, backward_dkdv, backward_dq = _TABLE[head_dim]
-    tiles: dict[Name, Tiles] = {
-        "forward": forward,
-        "preprocess": _PREPROCESS,
-        "postprocess": _POSTPROCESS,
-        "backward_dkdv": backward_dkdv,
-        "backward_dq": backward_dq,
-        "probabilities": _PROBABILITIES,
-    }
-    return tiles[name]
+def _tiles(name: Name, head_dim: int, shared_kb: int) -> Tiles | None:
+    match name:
+        case "forward":
+            return _for_shared(_FORWARD[head_dim], shared_kb)
+        case "backward":
+            return one_pass_tiles(head_dim, shared_kb)
+        case "backward_dkdv":
+            return _TWO_PASS[head_dim][0]
+        case "backward_dq":
+            return _TWO_PASS[head_dim][1]
+        case "preprocess":
+            return _PREPROCESS
+        case "postprocess":
+            return _POSTPROCESS
+        case "probabilities":
+            return _PROBABILITIES
+
+
+def _for_shared(entries: dict[int, Tiles], shared_kb: int) -> Tiles | None:
+    fitting = [least for least in entries if least <= shared_kb]
+    return entries[max(fitting)] if fitting else None
 
 
 def padded_head_dim(head_dim: int) -> int:

@@ -74,7 +74,7 @@ def _kernel(variant: Variant, index: int) -> Any:
     _enter_context(index)
     major, minor = torch.cuda.get_device_capability(index)
     code = compile_cached(variant, f"sm_{major}{minor}")
-    _loaded.append(code)
+    _loaded[variant, index] = code
     kernel = code.get_kernel(ENTRY)
     status, function = driver.cuKernelGetFunction(driver.CUkernel(int(kernel.handle)))
     _check(status, variant)
@@ -85,7 +85,12 @@ def _kernel(variant: Variant, index: int) -> Any:
 
 
 # A library is unloaded with its last reference, and its functions with it.
-_loaded: list[Any] = []
+_loaded: dict[tuple[Variant, int], Any] = {}
+
+
+def loaded() -> set[Variant]:
+    """The variants that this process has launched, on any device."""
+    return {variant for variant, _ in _loaded}
 
 
 def _enter_context(index: int) -> None:
