@@ -9,6 +9,7 @@ the shrinker on a tile's edge.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 from hypothesis import strategies as st
@@ -20,6 +21,10 @@ TILES = (16, 32, 64, 128)
 # Half of the notable lengths are among so many of the shortest, or small tiles would be rare among thousands.
 # A power of two, because the shrinker tries clearing an index' high bits.
 _SHORT_RANGE = 128
+# As many of the shortest are few queries, or few keys: beside them the other side may be long within the same scores.
+_FEW = 16
+# How often, beside every pair of modes once: few queries meet every length of keys, few keys every length of queries.
+_FEW_QUERIES, _FEW_KEYS = 6, 3
 _PRIMES = (2, 3, 5, 7, 11, 23, 53, 97, 113, 241, 509, 1021)
 
 # "free": both lengths as drawn; "square": seqlen_q = seqlen_k; the others: no query, no key, neither.
@@ -45,7 +50,11 @@ def _grids(limit: int) -> tuple[list[int], ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The lengths to draw, and how: a mode is a range of indices and the grid that a length is brought down to."""
+    """The lengths to draw, and how: a mode is a range of indices and the grid that a length is brought down to.
+
+    every  the lengths, ascending
+    modes  the last is that of few: any of the shortest; the others are how a length alone is drawn
+    """
 
     every: tuple[int, ...]
     modes: tuple[tuple[int, Sequence[int]], ...]
@@ -58,7 +67,23 @@ class _Table:
         allowed = frozenset(every)
         grids = [[every[0], *(n for n in grid if n in allowed and n > every[0])] for grid in _grids(limit)]
         notable = tuple((size, grid) for size in (len(every), min(_SHORT_RANGE, len(every))) for grid in grids)
-        return cls(every, ((len(every), every),) * (len(notable) // 2) + notable)
+        alone = ((len(every), every),) * (len(notable) // 2) + notable
+        return cls(every, (*alone, (min(_FEW, len(every)), every)))
+
+    @property
+    def alone(self) -> range:
+        """The modes by which a length alone is drawn."""
+        return range(len(self.modes) - 1)
+
+    @property
+    def few(self) -> int:
+        """The mode of few."""
+        return len(self.modes) - 1
+
+    @property
+    def long(self) -> tuple[int, ...]:
+        """The modes that reach every size of length."""
+        return tuple(mode for mode in self.alone if self.modes[mode][0] == len(self.every))
 
     @property
     def indices(self) -> SearchStrategy[int]:
@@ -76,7 +101,7 @@ def lengths(limit: int, supported: Sequence[int] | None = None) -> SearchStrateg
     elements takes paths of its own and is a `PairKind`. Raises ValueError if there is no length to draw.
     """
     table = _Table.of(limit, supported)
-    return st.tuples(st.integers(0, len(table.modes) - 1), table.indices).map(lambda drawn: table.length(*drawn))
+    return st.tuples(st.sampled_from(table.alone), table.indices).map(lambda drawn: table.length(*drawn))
 
 
 def pairs(
@@ -86,7 +111,7 @@ def pairs(
     supported_q: Sequence[int] | None = None,
     supported_k: Sequence[int] | None = None,
 ) -> SearchStrategy[Pair]:
-    """Pairs (seqlen_q, seqlen_k) of one of `kinds`, with lengths as `lengths` draws them.
+    """Pairs (seqlen_q, seqlen_k) of one of `kinds`, with lengths as `lengths` draws them; in a third one side is short.
 
     Shrinks towards the first of `kinds`, then towards the shortest keys and then the shortest queries: two lengths of
     which only one matters end with the other at its shortest, and zero stays only where it is what fails. Raises
@@ -101,8 +126,17 @@ def pairs(
         table_q,
         table_k,
         st.sampled_from([kind for kind in kinds for _ in range(_FREQUENCY[kind])]),
-        st.sampled_from([(q, k) for q in range(len(table_q.modes)) for k in range(len(table_k.modes))]),
+        st.sampled_from(_joint_modes(table_q, table_k)),
     )
+
+
+def _joint_modes(table_q: _Table, table_k: _Table) -> list[tuple[int, int]]:
+    """Modes of queries and keys: both as if alone; or one side few, and the other of any size."""
+    return [
+        *product(table_q.alone, table_k.alone),
+        *[(table_q.few, k) for k in table_k.long] * _FEW_QUERIES,
+        *[(q, table_k.few) for q in table_q.long] * _FEW_KEYS,
+    ]
 
 
 @st.composite

@@ -102,6 +102,13 @@ def test_groupings_are_every_divisor_with_fewest_heads_first() -> None:
     assert groupings(4) == ((1, 1), (2, 2), (2, 1), (3, 3), (3, 1), (4, 4), (4, 2), (4, 1))
 
 
+def test_groups_mostly_have_several_key_heads() -> None:
+    got = drawn(heads(groupings(8)))
+    assert sum(q == kv for q, kv in got) > 250
+    assert sum(q > kv > 1 for q, kv in got) > 100
+    assert sum(q > kv == 1 for q, kv in got) > 50
+
+
 @pytest.mark.parametrize(("group", "expected"), [(2, (2, 1)), (3, (3, 1)), (8, (8, 1))])
 def test_a_group_shrinks_to_one_key_head(group: int, expected: tuple[int, int]) -> None:
     assert smallest(heads(groupings(16)), lambda one: one[0] // one[1] == group) == expected
@@ -192,6 +199,8 @@ def test_pairs_have_every_kind() -> None:
     assert sum(k == 0 < q for q, k in got) > 10
     assert sum(0 < q < k for q, k in got) > 10
     assert sum(q > k > 0 for q, k in got) > 10
+    assert sum(0 < q <= 16 and k > 128 for q, k in got) > 30
+    assert sum(0 < k <= 16 and q > 128 for q, k in got) > 15
     assert all(q and k for q, k in drawn(pairs(300, ["free"]), 50))
     assert all(q == k for q, k in drawn(pairs(300, ["square"]), 50))
 

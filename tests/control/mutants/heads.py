@@ -1,9 +1,12 @@
 """Heads and indexing: mutants that confuse which head reads or writes where."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from fa2verify.kernels.problem import Dense, Problem
+from fa2verify.kernels.tensors import Tensors
 from mutants.flash import Mutation, Sequence
 
 
@@ -34,4 +37,17 @@ class LastOfGroup(Mutation):
         return heads.reshape(problem.heads_kv, problem.group, *heads.shape[1:])[:, -1]
 
 
-HEADS = (NoBijection, LastOfGroup)
+class HeadModulo(Mutation):
+    """Query head h reads key head h % heads_kv: the same as h // group where either is 1."""
+
+    name = "key heads in turn"
+    source = "no issue of its own"
+    shows = Problem(heads_q=4, heads_kv=2, head_dim=8)
+
+    def load(self, problem: Problem, tensors: Tensors, index: int) -> Sequence:
+        sequence = super().load(problem, tensors, index)
+        read = torch.arange(problem.heads_q) % problem.heads_kv * problem.group
+        return replace(sequence, k=sequence.k[read], v=sequence.v[read])
+
+
+HEADS = (NoBijection, LastOfGroup, HeadModulo)

@@ -31,6 +31,17 @@ class Overwritten(Mutation):
         return torch.cat([following, current[:, following.shape[1] :]], 1)
 
 
+class RingOfTwo(Mutation):
+    """K has two buffers of 64 keys, and the copy into one that was read is not waited for: its old tile again."""
+
+    name = "third K tile is the first again"
+    source = "no issue of its own"
+    shows = Problem(lengths=Dense(seqlen_k=4 * TILE + 1), head_dim=8)
+
+    def key_tile(self, sequence: Sequence, j: int) -> Tensor:
+        return super().key_tile(sequence, j - 4 * TILE if j >= 4 * TILE else j)
+
+
 class EarlyDelta(Mutation):
     """The backward starts before D of the later query tiles is written; dQ and dK are wrong, dV is right."""
 
@@ -108,4 +119,4 @@ class PastTheEndOfOut(Mutation):
         return replace(outputs, out=out)
 
 
-MEMORY = (Overwritten, EarlyDelta, BeforeTheFirst, PastTheLast, BeforeTheWorkspace, PastTheEndOfOut)
+MEMORY = (Overwritten, RingOfTwo, EarlyDelta, BeforeTheFirst, PastTheLast, BeforeTheWorkspace, PastTheEndOfOut)
