@@ -13,6 +13,7 @@ from torch import Tensor
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.descriptor import describe, use_descriptors
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
 from fa2verify.kernels.triton.launch import launch
@@ -22,7 +23,7 @@ from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, throug
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import probabilities
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
-from fa2verify.kernels.triton.tile import load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
 
 
 def backward_dq(
@@ -37,15 +38,19 @@ def backward_dq(
     config: Configuration | None = None,
 ) -> None:
     """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
-    config = config or configuration("backward_dq", padded_block_d(call.head_dim), q.device)
+    block_d = padded_block_d(call.head_dim)
+    config = config or configuration("backward_dq", block_d, q.device)
     blocks = triton.cdiv(call.seqlen_q, config.block_m)
     tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq}
+    given = arguments(call, tensors) | lse_strides(call, delta)
+    given["descriptors"] = use_descriptors(config, given, (k, v))
+    moving = {name: describe(x, config.block_n, block_d) for name, x in (("k", k), ("v", v)) if given["descriptors"]}
     launch(
         backward_dq_kernel,
         (blocks, call.heads_q, call.batch),
         config,
-        tensors | {"lse_log2": lse_log2, "delta": delta},
-        arguments(call, tensors) | lse_strides(call, delta),
+        tensors | {"lse_log2": lse_log2, "delta": delta} | moving,
+        given,
     )
 
 
@@ -98,6 +103,7 @@ def backward_dq_kernel(
     varlen: tl.constexpr,
     aligned: tl.constexpr,
     full: tl.constexpr,
+    descriptors: tl.constexpr,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
@@ -120,8 +126,6 @@ def backward_dq_kernel(
 
     q += begin_q * q_sequence_stride + head * q_head_stride + row * q_row_stride
     dout += begin_q * dout_sequence_stride + head * dout_head_stride + row * dout_row_stride
-    k += begin_k * k_sequence_stride + head_kv * k_head_stride
-    v += begin_k * v_sequence_stride + head_kv * v_head_stride
     q_tile = load_tile(tile_pointers(q, q_row_stride, block_m, block_d, aligned), row, length_q, head_dim, True, full)
     dout_tile = load_tile(
         tile_pointers(dout, dout_row_stride, block_m, block_d, aligned), row, length_q, head_dim, True, full
@@ -132,8 +136,14 @@ def backward_dq_kernel(
     row_offset = begin_q * lse_sequence_stride + head * lse_head_stride
     row_lse = tl.load(lse_log2 + row_offset + rows, mask=rows < length_q, other=0.0)
     row_delta = tl.load(delta + row_offset + rows, mask=rows < length_q, other=0.0)
-    k_pointers = tile_pointers(k, k_row_stride, block_n, block_d, aligned)
-    v_pointers = tile_pointers(v, v_row_stride, block_n, block_d, aligned)
+    if descriptors:
+        k_source = k
+        v_source = v
+    else:
+        k += begin_k * k_sequence_stride + head_kv * k_head_stride
+        v += begin_k * v_sequence_stride + head_kv * v_head_stride
+        k_source = tile_pointers(k, k_row_stride, block_n, block_d, aligned)
+        v_source = tile_pointers(v, v_row_stride, block_n, block_d, aligned)
 
     dq_acc = tl.zeros([block_m, block_d], tl.float32)
     diagonal = diagonal_of(length_q, length_k, bottom_right)
@@ -144,19 +154,22 @@ def backward_dq_kernel(
     slope = slope_of(alibi_slopes, alibi_sequence_stride, sequence, head)
     if window_left is not None:
         dq_acc = _gather_keys(
-            dq_acc, q_tile, dout_tile, row_lse, row_delta, k_pointers, v_pointers, k_row_stride, v_row_stride,
+            dq_acc, q_tile, dout_tile, row_lse, row_delta, k_source, v_source, k_row_stride, v_row_stride,
             row, begin, tl.minimum(full_begin, end), length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
-            slope, seed, dropout_threshold, dropout_rescale, sequence, head, True, full, block_m, block_n,
+            slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
+            dq.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
         )  # fmt: skip
     dq_acc = _gather_keys(
-        dq_acc, q_tile, dout_tile, row_lse, row_delta, k_pointers, v_pointers, k_row_stride, v_row_stride,
+        dq_acc, q_tile, dout_tile, row_lse, row_delta, k_source, v_source, k_row_stride, v_row_stride,
         row, full_begin, full_end, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
-        slope, seed, dropout_threshold, dropout_rescale, sequence, head, False, full, block_m, block_n,
+        slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
+        dq.dtype.element_ty, descriptors, False, full, block_m, block_n, block_d,
     )  # fmt: skip
     dq_acc = _gather_keys(
-        dq_acc, q_tile, dout_tile, row_lse, row_delta, k_pointers, v_pointers, k_row_stride, v_row_stride,
+        dq_acc, q_tile, dout_tile, row_lse, row_delta, k_source, v_source, k_row_stride, v_row_stride,
         row, tl.maximum(full_begin, full_end), end, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
-        slope, seed, dropout_threshold, dropout_rescale, sequence, head, True, full, block_m, block_n,
+        slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
+        dq.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
     )  # fmt: skip
 
     dq += begin_q * dq_sequence_stride + head * dq_head_stride + row * dq_row_stride
@@ -171,8 +184,8 @@ def _gather_keys(
     dout_tile,  # (block_m, block_d)
     row_lse,  # (block_m)
     row_delta,  # (block_m)
-    k_pointers,  # (block_n, block_d)
-    v_pointers,  # (block_n, block_d)
+    k_source,  # addresses (block_n, block_d) or a descriptor
+    v_source,
     k_row_stride,
     v_row_stride,
     row,
@@ -191,17 +204,24 @@ def _gather_keys(
     dropout_rescale,
     sequence,
     head,
+    head_kv,
+    dtype: tl.constexpr,
+    descriptors: tl.constexpr,
     masked: tl.constexpr,
     full: tl.constexpr,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    block_d: tl.constexpr,
 ):
     """Algorithm 2, lines 10 to 15 for dQ, over the keys [begin, end)."""
     queries = (row + tl.arange(0, block_m))[:, None]
     for column in tl.range(begin, end, block_n):
         keys = (column + tl.arange(0, block_n))[None, :]
         # S = Q K^T  (line 10), (block_m, block_n), raw
-        k_tile = load_tile(k_pointers + column * k_row_stride, column, length_k, head_dim, masked, full)
+        k_tile = load_moving_tile(
+            k_source, k_row_stride, sequence, head_kv, column, length_k, head_dim,
+            descriptors, masked, full, block_n, block_d,
+        )  # fmt: skip
         capped = softcapped(tl.dot(q_tile, tl.trans(k_tile)), cap_scale)
         scores, factor = biased(capped, queries, keys, diagonal, scale_log2, slope)
         p = probabilities(scores, row_lse[:, None], factor)
@@ -209,12 +229,15 @@ def _gather_keys(
             # Keys past length_k must go too: their score is 0, and exp2(0 - lse) may be infinite.
             p = tl.where(visible(queries, keys, length_k, lower, upper), p, 0.0)
         # dP = dO V^T  (line 13); dS = P * (dP - D)  (line 14)
-        v_tile = load_tile(v_pointers + column * v_row_stride, column, length_k, head_dim, masked, full)
+        v_tile = load_moving_tile(
+            v_source, v_row_stride, sequence, head_kv, column, length_k, head_dim,
+            descriptors, masked, full, block_n, block_d,
+        )  # fmt: skip
         dp = tl.dot(dout_tile, tl.trans(v_tile))
         if seed is not None:
             keep = kept(seed, dropout_threshold, sequence, head, row, column, block_m, block_n)
             dp = tl.where(keep, dp * dropout_rescale, 0.0)
         ds = through_softcap(p * (dp - row_delta[:, None]), capped, cap_scale)
         # dQ += dS K  (line 15)
-        dq_acc = tl.dot(rounded(ds, k_pointers.dtype.element_ty), k_tile, dq_acc)
+        dq_acc = tl.dot(rounded(ds, dtype), k_tile, dq_acc)
     return dq_acc

@@ -37,6 +37,7 @@ _POINTEE: dict[DType, str] = {"float16": "*fp16", "bfloat16": "*bf16"}
 _MOVING: dict[Pass, tuple[str, ...]] = {
     "forward": ("k", "v"),
     "backward_dkdv": ("q", "dout"),
+    "backward_dq": ("k", "v"),
     "backward_fused": ("q", "dout"),
 }
 _FP32_ROWS = ("lse", "dlse", "delta", "lse_log2")
@@ -240,7 +241,7 @@ def _type(name: str, variant: Variant) -> str:
         return "fp32"
     if name in _MOVING.get(variant.name, ()) and config.descriptors and not variant.varlen and variant.aligned:
         element = _POINTEE[variant.dtype].removeprefix("*")
-        block = config.block_n if variant.name == "forward" else config.block_m
+        block = config.block_n if variant.name in ("forward", "backward_dq") else config.block_m
         return f"tensordesc<{element}[1, 1, {block}, {variant.block_d}]>"
     if name == "dq_sum":
         if variant.capability < 90:

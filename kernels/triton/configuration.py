@@ -99,7 +99,7 @@ _INTERPRETED: dict[Pass, Configuration] = {
     "forward": Configuration(64, 32, 1, 1, descriptors=True),
     "preprocess": Configuration(64, 64, 1, 1),
     "backward_dkdv": Configuration(32, 64, 1, 1, descriptors=True),
-    "backward_dq": Configuration(64, 32, 1, 1),
+    "backward_dq": Configuration(64, 32, 1, 1, descriptors=True),
     "backward_fused": Configuration(32, 64, 1, 1, descriptors=True),
     "probabilities": Configuration(64, 32, 1, 1),
 }

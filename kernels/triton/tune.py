@@ -85,8 +85,7 @@ def candidates(name: Pass, head_dim: int) -> Iterator[Configuration]:
             if _registers(name, head_dim, block_m, block_n) / (32 * num_warps) > _REGISTER_BUDGET:
                 continue
             for num_stages, descriptors in product((1, 2) if head_dim > 128 else (2, 3), (False, True)):
-                fits = _shared_kb(name, head_dim, block_m, block_n, num_stages) <= 227
-                if fits and not (descriptors and name == "backward_dq"):
+                if _shared_kb(name, head_dim, block_m, block_n, num_stages) <= 227:
                     yield Configuration(block_m, block_n, num_warps, num_stages, descriptors)
 
 
