@@ -79,7 +79,9 @@ _TABLE: dict[Pass, _Row] = {
         32: _row(Configuration(128, 64, 4, 3), Configuration(64, 64, 4, 2)),
         64: _row(Configuration(64, 64, 4, 3), Configuration(128, 64, 8, 3)),
         128: _row(Configuration(128, 64, 8, 3), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
-        256: _row(Configuration(128, 32, 8, 2), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)),
+        256: _row(
+            Configuration(64, 64, 4, 2, descriptors=True), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)
+        ),
     },
     # As backward_dkdv, with dQ's share of a block as a third accumulator for a moment.
     "backward_fused": {
