@@ -2,11 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fa2verify.benchmarks.session import SESSION, BenchmarkSession
+from fa2verify.reports.html import render
+from fa2verify.reports.sources import load
 
 _JSON = "pytest-benchmark.json"
 
@@ -42,6 +45,14 @@ class Conductor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not saving anything, no benchmarks have been run")
             yield
+        if self._session.wrote:
+            sources = load([self._session.directory])
+            self._report().write_text(render(sources.loaded, sources.machines), encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Where the report is."""
+        if self._session.wrote:
+            terminalreporter.write_line(f"Report: {self._report()}")
 
     def pytest_unconfigure(self) -> None:
         """Close the records."""
@@ -52,6 +63,9 @@ class Conductor:
         """What the run knows of the machine instead of the machine's name."""
         del machine_info["node"]
         machine_info["fa2verify"] = self._session.run.environment
+
+    def _report(self) -> Path:
+        return self._session.directory / "index.html"
 
     @pytest.fixture
     def bench(self) -> BenchmarkSession:

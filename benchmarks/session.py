@@ -110,6 +110,11 @@ class BenchmarkSession:
             self._writer = BenchmarkWriter(self.directory / FILE)
         self._writer.write(*lines)
 
+    @property
+    def wrote(self) -> bool:
+        """Whether anything was measured."""
+        return self._writer is not None
+
     def close(self) -> None:
         """Close the file."""
         if self._writer is not None:

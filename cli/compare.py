@@ -5,15 +5,10 @@ from pathlib import Path
 
 import click
 
-from fa2verify.reports.benchmark_comparison import (
-    DRIFT,
-    BenchmarkComparison,
-    BenchmarksError,
-    begins_a_benchmark,
-)
+from fa2verify.reports.benchmark_comparison import DRIFT, BenchmarkComparison
 from fa2verify.reports.benchmark_comparison import compare as compare_benchmarks
-from fa2verify.reports.benchmark_comparison import load as load_benchmarks
-from fa2verify.reports.benchmark_record import FILE
+from fa2verify.reports.benchmark_store import BenchmarksError, file_in
+from fa2verify.reports.benchmark_store import load as load_benchmarks
 from fa2verify.reports.comparison import GROWTH, Comparison, NothingInCommon, compare
 from fa2verify.reports.comparison_page import render
 from fa2verify.reports.failures import rerun
@@ -161,17 +156,11 @@ def _shifts(found: Comparison) -> Iterator[str]:
 
 def _measured(a: Path, b: Path, against: str | None) -> BenchmarkComparison | None:
     """What benchmarks say; None if not both have any."""
-    files = [_benchmarks(path) for path in (a, b)]
+    files = [file_in(path) for path in (a, b)]
     if files[0] is not None and files[1] is not None:
         return compare_benchmarks(load_benchmarks(files[0]), load_benchmarks(files[1]), against)
     _leave_out("benchmarks", [file is not None for file in files])
     return None
-
-
-def _benchmarks(path: Path) -> Path | None:
-    if path.is_dir():
-        return path / FILE if (path / FILE).exists() else None
-    return path if path.exists() and begins_a_benchmark(path) else None
 
 
 def _judged(a: Path, b: Path, needed: bool) -> Comparison | None:

@@ -7,10 +7,7 @@ out, but for failing: by how much that moves between runs of the same code has n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
-
-from pydantic import ValidationError
 
 from fa2verify.reports.benchmark_record import (
     BenchmarkRun,
@@ -21,9 +18,8 @@ from fa2verify.reports.benchmark_record import (
     Outcome,
     Timing,
     Training,
-    from_json,
-    read,
 )
+from fa2verify.reports.benchmark_store import Benchmarks, BenchmarksError
 from fa2verify.reports.failures import compact
 from fa2verify.reports.timings import Paces, paces
 
@@ -36,18 +32,6 @@ DRIFT = 1.1  # clocks drift by 5 to 10 % between runs; a training must move by m
 Attempt = Timing | Memory | HostCost | FirstCall | Training
 Found = TypeVar("Found", bound=Attempt)
 Key = tuple[str, str]  # name, problem as text
-
-
-class BenchmarksError(ValueError):
-    """Files that are no benchmark runs, or runs that nothing can be compared of; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmarks:
-    """One benchmark run, and what it measured."""
-
-    run: BenchmarkRun
-    lines: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +101,6 @@ class BenchmarkComparison:
         """Whether anything in B is worse."""
         slower = any(pace.slower for pace in self.paces.over) or any(one.worse for one in self.trainings)
         return slower or any(lapse.worse for lapse in self.lapses) or any(memory.worse for memory in self.memories)
-
-
-def begins_a_benchmark(path: Path) -> bool:
-    """Whether the file's first line is that of a benchmark run. Raises OSError."""
-    with path.open("rb") as file:
-        first = file.readline()
-    try:
-        return isinstance(from_json(first), BenchmarkRun)
-    except ValidationError:
-        return False
-
-
-def load(path: Path) -> Benchmarks:
-    """Read one run. Raises OSError, and BenchmarksError for a file of another kind or of several runs."""
-    try:
-        lines = read(path)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, detail["loc"]))
-        fault = f"{field}: {detail['msg']}" if field else detail["msg"]
-        raise BenchmarksError(f"{path}: a line is not what benchmarks write: {fault}") from None
-    runs = [line for line in lines if isinstance(line, BenchmarkRun)]
-    if len(runs) != 1 or lines[0] is not runs[0]:
-        raise BenchmarksError(f"{path}: has {len(runs)} lines of a run; it must have one, the first, as runs write it")
-    return Benchmarks(runs[0], tuple(line for line in lines if not isinstance(line, BenchmarkRun)))
 
 
 def compare(a: Benchmarks, b: Benchmarks, against: str | None = None) -> BenchmarkComparison:

@@ -30,7 +30,10 @@ class Call:
 
     dtype: str = "float16"
     lengths: Lengths = field(default_factory=Lengths)
+    heads_q: PositiveInt = 1
+    heads_kv: PositiveInt = 1
     head_dim: PositiveInt = 64
+    causal: str | None = None
     values: str = "randn"
     direction: str = "forward"
 

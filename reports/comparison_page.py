@@ -27,5 +27,5 @@ def render(found: Comparison | None, measured: BenchmarkComparison | None, names
         drift=DRIFT,
         most=_MOST,
         rerun=rerun,
-        style=Markup(asset("report.css")),
+        style=Markup(asset("palette.css") + asset("report.css")),
     )

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fa2verify.reports.benchmark_record import BenchmarkRun
+from fa2verify.reports.benchmark_store import Machine
 from fa2verify.reports.record import Run
 from fa2verify.reports.store import Loaded
 from fa2verify.reports.summary import BAD, counted, plural
@@ -22,8 +24,8 @@ class Row:
         return len(set(self.values)) > 1
 
 
-def rows(loaded: Loaded) -> tuple[Row, ...]:
-    """A table with a column a run: what it was, what it found and on what."""
+def rows(loaded: Loaded, machines: Sequence[Machine] = ()) -> tuple[Row, ...]:
+    """A table with a column a run, those of benchmarks last: what it was, what it found and on what."""
     parts = [(part.run, part) for part in loaded.parts if part.run is not None]
     runs = [run for run, _ in parts]
     verdicts = []
@@ -32,16 +34,25 @@ def rows(loaded: Loaded) -> tuple[Row, ...]:
         bad = sum(record.verdict in BAD for record in records)
         outcome = f"{bad:,} did not pass" if bad else "all passed"
         verdicts.append(f"{plural(len(records), 'problem')}, {outcome}" if records else "nothing judged")
-    names = dict.fromkeys(name for run in runs for name in run.environment)
-    return (
-        Row("run", tuple(run.id for run in runs)),
-        Row("started", tuple(run.started for run in runs)),
-        Row("verdict", tuple(verdicts)),
-        Row("device", tuple(run.device for run in runs)),
-        Row("profile", tuple(run.profile for run in runs)),
-        Row("seed", tuple(str(run.seed) for run in runs)),
-        *(Row(name, tuple(run.environment.get(name, "") for run in runs)) for name in names),
+    measured = [run for machine in machines for run in machine.runs]
+    every: tuple[Run | BenchmarkRun, ...] = (*runs, *measured)
+    names = dict.fromkeys(name for run in every for name in run.environment)
+    others = ("",) * len(measured)
+    found = (
+        Row("run", tuple(run.id for run in every)),
+        Row("started", tuple(run.started for run in every)),
+        Row("verdict", (*verdicts, *("benchmarks" for _ in measured))),
+        Row("device", tuple(run.device for run in every)),
+        Row("profile", (*(run.profile for run in runs), *others)),
+        Row("seed", (*(str(run.seed) for run in runs), *others)),
+        Row("options", (*("" for _ in runs), *(_options(run) for run in measured))),
+        *(Row(name, tuple(run.environment.get(name, "") for run in every)) for name in names),
     )
+    return tuple(row for row in found if any(row.values))
+
+
+def _options(run: BenchmarkRun) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run.options.items())
 
 
 def repeats(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -7,12 +7,16 @@ that it ships, by its hash.
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache, partial
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fa2verify.reports import benchmark_section
+from fa2verify.reports.benchmark_store import Machine
+from fa2verify.reports.chart import colours
 from fa2verify.reports.environment import repeats, rows
 from fa2verify.reports.failures import failures, rerun, specs
 from fa2verify.reports.known import known_failures
@@ -27,15 +31,20 @@ from fa2verify.reports.view import views
 
 # What one page shows of each; a page that says "and 900 more" is read, one of 900 messages is not.
 _FAILURES = 60
-_OPEN = 3  # failures that need not be opened
+_OPEN = 3  # failures, and tables of benchmarks, that need not be opened
 _LOSSES = 40
 _REASONS = 6
 _PROBLEMS = 20  # without a script; with it, those that a reader asks for
 _MESSAGE = 4000  # characters
 
 
-def render(loaded: Loaded) -> str:
-    """The whole page. But for the list of problems, its size depends on kernels, features and failures alone."""
+def render(loaded: Loaded, machines: Sequence[Machine] = ()) -> str:
+    """The whole page: of verdicts, of benchmarks, or of both; what there is nothing of has no section.
+
+    But for the list of problems, its size depends on kernels, features, failures and benchmarked cells alone.
+    """
+    benchmarks = benchmark_section.sections(machines)
+    drawn = benchmark_section.names(benchmarks)
     summaries = summarize(loaded)
     shown, scales = views(slices(loaded))
     whole = shown[0]
@@ -49,12 +58,18 @@ def render(loaded: Loaded) -> str:
         .get_template("report.html")
         .render(
             loaded=loaded,
-            sentence=sentence(summaries),
+            sentence=benchmark_section.sentence(machines) if benchmarks and not summaries else sentence(summaries),
+            benchmarks=benchmarks,
+            measured_runs=[run for machine in machines for run in machine.runs],
+            colours=colours(drawn),
+            most_open=_OPEN,
+            most_remarks=_LOSSES,
             summaries=summaries,
             views=shown,
             whole=whole,
             scales=scales,
-            kernel_number={name: number for number, name in enumerate(kernels)},
+            kernel_number={name: number for number, name in enumerate(dict.fromkeys((*kernels, *drawn)))},
+            filtered=tuple(dict.fromkeys((*(summary.name for summary in whole.summaries), *drawn))),
             feature_number={name: number for number, name in enumerate(whole.matrix)},
             filters={"d": dtypes, "r": directions},
             place=partial(place, dtypes=dtypes, directions=directions),
@@ -76,11 +91,11 @@ def render(loaded: Loaded) -> str:
             problem_limit=MOST,
             data=data(loaded, problems, kernels, list(whole.matrix), whole.decoys),
             rerun=lambda record: rerun(named.get(record.kernel, record.kernel), record.problem, record.rule),
-            environment_rows=rows(loaded),
+            environment_rows=rows(loaded, machines),
             repeats=repeats(loaded.runs),
             most_reasons=_REASONS,
             message_length=_MESSAGE,
-            style=Markup(asset("report.css")),
+            style=Markup(asset("palette.css") + asset("report.css") + asset("charts.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )

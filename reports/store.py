@@ -151,11 +151,11 @@ class _Gathered:
 def _read(path: Path, gathered: dict[str, _Gathered], losses: list[str]) -> None:
     orphans = _Gathered()
     current = orphans
-    for number, text, ended in _lines(path):
+    for number, text, ended in numbered_lines(path):
         try:
             line = from_json(text)
         except ValidationError as error:
-            reason = _sentence(error) if ended else "cut off, its process ended while writing it"
+            reason = f"not a record, {fault_of(error)}" if ended else "cut off, its process ended while writing it"
             losses.append(f"{path.name}, line {number}: {reason} (in {path.parent})")
             continue
         match line:
@@ -175,7 +175,8 @@ def _read(path: Path, gathered: dict[str, _Gathered], losses: list[str]) -> None
         gathered[f"without a run: {path}"] = orphans
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Each line that is not blank: its number from 1, its bytes, and whether it ends, or was cut off."""
     # Split at b"\n" alone: JSON leaves U+2028 and its like in strings, at which str.splitlines would break a record.
     with path.open("rb") as file:
         for number, text in enumerate(file, start=1):
@@ -183,10 +184,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
                 yield number, text, text.endswith(b"\n")
 
 
-def _sentence(error: ValidationError) -> str:
+def fault_of(error: ValidationError) -> str:
+    """The first fault that was found: the field, if it is one's, and the rule."""
     detail = error.errors(include_url=False, include_input=False)[0]
     field_name = ".".join(str(part) for part in detail["loc"])
-    return f"not a record, {field_name}: {detail['msg']}" if field_name else f"not a record, {detail['msg']}"
+    return f"{field_name}: {detail['msg']}" if field_name else str(detail["msg"])
 
 
 def _files(path: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from fa2verify.kernels.support import unsupported_features
 from fa2verify.reports.html import render
 from fa2verify.reports.known import known_failures
 from fa2verify.reports.record import KernelEntry, Run, to_json
-from fa2verify.reports.store import Loaded, Writer, clear, load, merge
+from fa2verify.reports.sources import load
+from fa2verify.reports.store import Loaded, Writer, clear, merge
 from fa2verify.reports.summary import KernelSummary, lines, sentence, summarize
 from fa2verify.verify import options
 from fa2verify.verify.campaign import failure_text
@@ -96,9 +97,11 @@ class Controller:
         if self._dry:
             return result
         merge(self._directory)
-        self._loaded = load([self._directory])
+        sources = load([self._directory])
+        self._loaded = sources.loaded
         self._summaries = summarize(self._loaded)
-        self._report().write_text(render(self._loaded), encoding="utf-8")
+        # Benchmarks that were left there belong to its report.
+        self._report().write_text(render(self._loaded, sources.machines), encoding="utf-8")
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
         if session.exitstatus == pytest.ExitCode.OK and any(map(blind_to, self._summaries)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import everything, machine
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from fa2verify.reports.html import render
@@ -94,8 +95,16 @@ def small_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def measured_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Benchmarks of every kind, and nothing else."""
+    path = tmp_path_factory.mktemp("measured") / "index.html"
+    path.write_text(render(Loaded(()), [machine(*everything())]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def large_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real records again and again, each with a seed of its own, to a little more than 10,000."""
+    """The real records again and again, each with a seed of its own, to a little more than 10,000; and benchmarks."""
     records = sum(len(part.records) for part in real.parts)
     rounds = -(-10_000 // records)
     parts = tuple(
@@ -110,5 +119,5 @@ def large_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for part in real.parts
     )
     path = tmp_path_factory.mktemp("large") / "index.html"
-    path.write_text(render(Loaded(parts)), encoding="utf-8")
+    path.write_text(render(Loaded(parts), [machine(*everything())]), encoding="utf-8")
     return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from made_up import machine, one_of_each
 from playwright.sync_api import Page
 
 from fa2verify.reports.html import render
@@ -77,7 +78,8 @@ def hostile_page(tmp_path: Path) -> Callable[[str], Path]:
         )
         run = Run(id=text, started=text, profile=text, seed=1, device=text, environment={text: text}, features=(text,))
         path = tmp_path / "hostile.html"
-        path.write_text(render(Loaded((RunRecords(run, kernels, records),), (text,))), encoding="utf-8")
+        loaded = Loaded((RunRecords(run, kernels, records),), (text,))
+        path.write_text(render(loaded, [machine(*one_of_each(text, text), text=text)]), encoding="utf-8")
         return path
 
     return make
@@ -132,6 +134,28 @@ def test_it_serves_those_who_read_by_other_means(visit: Visit, small_page: Path,
     page = visit(small_page, color_scheme=scheme)
     found = Axe().run(page)
     assert not found.response["violations"], found.generate_report()
+
+
+@pytest.mark.parametrize("page", ["real_page", "measured_page"])
+def test_no_name_of_a_kernel_is_broken_within_a_word_on_a_phone(
+    visit: Visit, page: str, request: pytest.FixtureRequest
+) -> None:
+    shown = visit(request.getfixturevalue(page), **PHONE)
+    broken = shown.evaluate("""() => {
+      const found = [];
+      for (const head of document.querySelectorAll('th[scope="row"]')) {
+        const node = [...head.childNodes].find(one => one.nodeType === Node.TEXT_NODE && one.data.trim());
+        if (!node || !head.getClientRects().length) continue;
+        for (const word of node.data.matchAll(/[^\\s-]+/g)) {
+          const range = document.createRange();
+          range.setStart(node, word.index);
+          range.setEnd(node, word.index + word[0].length);
+          if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) found.push(head.innerText);
+        }
+      }
+      return found;
+    }""")
+    assert not broken
 
 
 def test_print_keeps_what_was_chosen_and_drops_what_is_to_be_clicked(visit: Visit, real_page: Path) -> None:

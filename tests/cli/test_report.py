@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fa2verify.cli.report import report
+from fa2verify.reports.benchmark_record import BenchmarkRun, HostCost, to_json
 from fa2verify.reports.record import KernelEntry, Record, Run
 from fa2verify.reports.store import Writer
 
@@ -60,6 +61,33 @@ def test_a_folder_without_records_is_an_error(invoke: Callable[..., Result], tmp
     assert result.exit_code == 1
     assert "holds neither records.jsonl nor records-*.jsonl" in result.stderr
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_file_without_a_record_is_an_error(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# Not a record\n")
+    result = invoke(path)
+    assert result.exit_code == 1
+    assert f"{path}: no line of it is a record" in result.stderr
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_benchmarks_alone_and_beside_verdicts(invoke: Callable[..., Result], directory: Path, tmp_path: Path) -> None:
+    run = BenchmarkRun(id="b", started="2026-01-02", device="cuda", environment={"gpu": "H200"})
+    cost = HostCost(subject="ours", mode="eager", direction="forward", outcome="measured", us=(9.0,))
+    path = tmp_path / "bench" / "benchmarks.jsonl"
+    path.parent.mkdir()
+    path.write_text(f"{to_json(run)}\n{to_json(cost)}\n")
+    result = invoke(path.parent)
+    assert result.exit_code == 0
+    assert result.output == f"Benchmarks on H200, 1 measurement.\nReport: {path.parent / 'index.html'}\n"
+    assert "Host cost" in (path.parent / "index.html").read_text(encoding="utf-8")
+    path.rename(directory / path.name)
+    result = invoke(directory)
+    assert "Benchmarks on H200, 1 measurement.\n1 kernel, 2 problems: 1 did not pass" in result.output
+    page = (directory / "index.html").read_text(encoding="utf-8")
+    assert "Host cost" in page
+    assert "fa2verify check ours" in page
 
 
 def test_a_missing_folder_is_an_error(invoke: Callable[..., Result], tmp_path: Path) -> None:

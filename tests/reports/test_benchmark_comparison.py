@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from fa2verify.reports.benchmark_comparison import (
-    Benchmarks,
-    BenchmarksError,
-    begins_a_benchmark,
-    compare,
-    load,
-)
+from fa2verify.reports.benchmark_comparison import compare
 from fa2verify.reports.benchmark_record import (
     BenchmarkRun,
     BenchmarkWriter,
@@ -24,6 +18,7 @@ from fa2verify.reports.benchmark_record import (
     Training,
     to_json,
 )
+from fa2verify.reports.benchmark_store import Benchmarks, BenchmarksError, begins_a_benchmark, load
 
 RUN = BenchmarkRun(
     id="a", started="now", device="cuda", environment={"torch": "2.12", "gpu": "H200"}, options={"against": "base"}

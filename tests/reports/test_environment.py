@@ -2,6 +2,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from fa2verify.reports.benchmark_record import BenchmarkRun
+from fa2verify.reports.benchmark_store import Machine
 from fa2verify.reports.environment import repeats, rows
 from fa2verify.reports.store import Loaded, RunRecords
 
@@ -23,6 +25,29 @@ def test_runs_stand_side_by_side(make_run: Make, make_record: Make) -> None:
         "seed": (("7", "7"), False),
         "torch": (("2.13", "2.13"), False),
         "cuda": (("", "13.0"), True),
+    }
+
+
+def test_runs_of_benchmarks_stand_beside_the_others(make_run: Make, make_record: Make) -> None:
+    part = RunRecords(make_run("a", environment={"torch": "2.13"}), (), (make_record(),))
+    run = BenchmarkRun(
+        id="b",
+        started="2026-01-03",
+        device="cuda",
+        environment={"torch": "2.12", "gpu": "H200"},
+        options={"against": "torch-flash", "rounds": "12"},
+    )
+    found = {row.name: row.values for row in rows(Loaded((part,)), [Machine((run,), ())])}
+    assert found == {
+        "run": ("a", "b"),
+        "started": ("2026-01-02T03:04:05Z", "2026-01-03"),
+        "verdict": ("1 problem, all passed", "benchmarks"),
+        "device": ("cpu", "cuda"),
+        "profile": ("quick", ""),
+        "seed": ("7", ""),
+        "options": ("", "against torch-flash, rounds 12"),
+        "torch": ("2.13", "2.12"),
+        "gpu": ("", "H200"),
     }
 
 

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from made_up import KERNELS, everything, machine, one_of_each
 
+from fa2verify.reports.benchmark_record import HostCost
 from fa2verify.reports.html import render
 from fa2verify.reports.store import Loaded, RunRecords
 
@@ -66,7 +68,8 @@ def page_of(make_run: Make, make_kernel: Make, make_record: Make, make_error: Ma
             make_record(kernel=f"{text}3", problem={"dtype": text, "direction": text, "values": text}, errors=errors),
         )
         run = make_run(text, started=text, profile=text, device=text, environment={text: text}, features=(text,))
-        return Page(render(Loaded((RunRecords(run, kernels, records),), (text,))))
+        measured = [machine(*one_of_each(text, text), text=text), machine(*one_of_each(text, text), text=f"{text}2")]
+        return Page(render(Loaded((RunRecords(run, kernels, records),), (text,)), measured))
 
     return make
 
@@ -211,3 +214,58 @@ def test_ten_thousand_records_are_a_small_page(
     html = render(loaded)
     assert time.process_time() - started < 20  # seconds; an order of magnitude above what it takes
     assert len(html.encode()) < 5_000_000
+
+
+def test_benchmarks_alone_are_a_report() -> None:
+    page = Page(render(Loaded(()), [machine(*everything(), text="H200")]))
+    assert f"Benchmarks on H200, {len(everything()):,} measurements" in page.lines
+    assert "fa2verify benchmark report" in page.lines
+    assert [
+        line for line in page.lines if line.startswith(("Speed: ", "Peak", "Host", "First", "GPT-2 tr", "Loss "))
+    ] == [
+        "Speed: flash",
+        "Speed: kernel-a",
+        "Peak memory",
+        "Host cost, µs a call",
+        "First call, ms",
+        "GPT-2 training, tokens/s",
+        "Loss curves",
+    ]
+    for absent in ("Decoys", "No problem was judged", "Features", "Problems", "No run is recorded."):
+        assert not [line for line in page.lines if line.startswith(absent)], absent
+    links = {value.removeprefix("#") for value in page.attributes("href")}
+    assert links == {"benchmarks0", "environment"}
+
+
+def test_what_was_not_measured_has_no_section(one_run: Make, make_record: Make) -> None:
+    assert "enchmark" not in Page(render(one_run(make_record()))).text
+    cost = HostCost(subject="ours", mode="eager", direction="forward", outcome="measured", us=(9.0,))
+    page = Page(render(one_run(make_record()), [machine(cost)]))
+    assert "Host cost, µs a call" in page.lines
+    assert not [line for line in page.lines if line.startswith(("Speed", "Peak", "First call", "GPT-2", "Loss"))]
+    assert "svg" not in [tag for tag, attributes in page.elements if attributes.get("class") == "chart"]
+
+
+def test_verdicts_and_benchmarks_share_the_filter_of_kernels(one_run: Make, make_record: Make) -> None:
+    html = render(one_run(make_record(kernel="torch-flash"), kernels=()), [machine(*everything())])
+    names = re.findall(r'<input type="checkbox" id="k(\d+)"[^>]*>([^<]*)<', html)
+    assert {name for _, name in names} == set(KERNELS)
+    number = {name: number for number, name in names}["torch-flash"]
+    assert f":root:has(#k{number}:not(:checked)) .k{number} {{ display: none; }}" in html
+    assert re.search(rf'<tr class="k{number}"><th scope="row">torch-flash</th>', html)
+    assert re.search(rf'<g class="c\d k{number}"><title>torch-flash</title>', html)
+
+
+def test_every_chart_is_named_and_drawn_in_the_colours_of_its_legend() -> None:
+    page = Page(render(Loaded(()), [machine(*everything())]))
+    charts = [attributes for tag, attributes in page.elements if attributes.get("class") == "chart"]
+    assert len({chart["aria-label"] for chart in charts}) == len(charts) > 40
+    assert {chart["role"] for chart in charts} == {"img"}
+    html = render(Loaded(()), [machine(*everything())])
+    legend = set(re.findall(r'<li class="(c\d) k\d+">([^<]+)</li>', html))
+    assert len(legend) == len(KERNELS)
+    assert set(re.findall(r'<g class="(c\d) k\d+"><title>([^<]+)</title>', html)) == legend
+
+
+def test_every_benchmark_there_is_takes_little_of_the_page() -> None:
+    assert len(render(Loaded(()), [machine(*everything())]).encode()) < 500_000
