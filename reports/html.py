@@ -7,6 +7,7 @@ that it ships, by its hash.
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache, partial
 from importlib.resources import files
@@ -36,6 +37,7 @@ _LOSSES = 40
 _REASONS = 6
 _PROBLEMS = 20  # without a script; with it, those that a reader asks for
 _MESSAGE = 4000  # characters
+_NAME = 200
 
 
 def render(loaded: Loaded, machines: Sequence[Machine] = ()) -> str:
@@ -112,7 +114,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(short=short, plural=plural, quantile=quantile, share=share_of_bound, cut=_cut)
+    environment.filters.update(
+        short=short, plural=plural, quantile=quantile, share=share_of_bound, cut=_cut, name=_name
+    )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return environment
 
@@ -121,6 +125,11 @@ def environment() -> Environment:
 def asset(name: str) -> str:
     """The text of a file beside the templates."""
     return (files("fa2verify.reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _name(text: str) -> Markup:
+    """A kernel's name, which may be broken after punctuation and so need not be within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:._/])(?=\w)", _cut(text, _NAME)))
 
 
 def _cut(text: str, length: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from made_up import everything, machine
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from fa2verify.reports.benchmark_record import Ceiling, Timing
 from fa2verify.reports.html import render
 from fa2verify.reports.record import Record
 from fa2verify.reports.store import Loaded, load
@@ -81,6 +82,22 @@ def real_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def foreign_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real runs, as if each kernel were a function of somebody's module."""
+    parts = (
+        replace(
+            part,
+            records=tuple(replace(record, kernel=f"models:FlashAttention_{record.kernel}") for record in part.records),
+            kernels=tuple(replace(kernel, name=f"models:FlashAttention_{kernel.name}") for kernel in part.kernels),
+        )
+        for part in real.parts
+    )
+    path = tmp_path_factory.mktemp("foreign") / "index.html"
+    path.write_text(render(Loaded(tuple(parts))), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def small_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One setting of the filters and two kernels of the real runs, one of which fails: every kind of section, once."""
     kernels = ("fa2verify-triton", "torch-varlen")
@@ -99,6 +116,15 @@ def measured_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Benchmarks of every kind, and nothing else."""
     path = tmp_path_factory.mktemp("measured") / "index.html"
     path.write_text(render(Loaded(()), [machine(*everything())]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_measured_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Benchmarks of every kind, of speeds one panel a direction."""
+    lines = (line for line in everything() if not isinstance(line, Timing | Ceiling) or "d64-None" in line.cell)
+    path = tmp_path_factory.mktemp("few") / "index.html"
+    path.write_text(render(Loaded(()), [machine(*lines)]), encoding="utf-8")
     return path
 
 

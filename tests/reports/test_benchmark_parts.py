@@ -128,6 +128,7 @@ def test_each_kind_has_its_part_and_no_other(title: str) -> None:
 def test_the_whole_has_every_part_in_order() -> None:
     assert [part.title for part in parts(ALL, "torch-flash")] == list(KINDS)
     assert parts((), "torch-flash") == ()
+    assert parts(ALL, "torch-flash", ("nobody",)) == ()
 
 
 def test_speed_is_told_with_its_ratio_its_share_and_its_time() -> None:

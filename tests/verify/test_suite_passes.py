@@ -3,6 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from made_up import machine
+
+from fa2verify.reports.benchmark_record import HostCost, to_json
 from fa2verify.reports.record import Record
 
 
@@ -28,10 +31,17 @@ def test_a_run_its_report_and_its_shards(suite: Any) -> None:
     whole = drawn(suite)
     assert sum(whole.values()) == 51
 
+    measured = machine(HostCost(subject="x", mode="eager", direction="forward", outcome="measured", us=(9.0,)))
+    lines = (*measured.runs, *measured.lines)
+    (suite.report / "benchmarks.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
+
     # A shard of a small run may never have met some decoy, so its status says nothing here.
     done = suite.run("--shard=1/2", "--hypothesis-seed=5", kernels=["right"])
     assert "0 failed" in done.stdout, done.stdout + done.stderr
     assert suite.loaded().runs[0].environment["shard"] == "1/2"
+    page = (suite.report / "index.html").read_text()
+    assert "Benchmarks" in page  # left there, they belong to the report
+    assert "foreign:right" in page
     first = drawn(suite)
     tests = {test for test, _ in first}
     assert first == Counter({key: count for key, count in whole.items() if key[0] in tests})
