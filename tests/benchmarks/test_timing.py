@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fa2verify.benchmarks.timing import LEAST, WARM_UP, Call, Elapsed, WallClock, attempt, interleave
+from fa2verify.benchmarks.timing import LEAST, WARM_UP, Call, DeviceClock, Elapsed, WallClock, attempt, interleave
 
 CPU = torch.device("cpu")
 
@@ -92,3 +92,65 @@ def test_the_wall_clock_tells_milliseconds() -> None:
     elapsed = WallClock().time(lambda: time.sleep(0.02))
     most = (time.perf_counter() - begin) * 1e3
     assert 20 <= elapsed() <= most
+
+
+class Simulated:
+    """A device of 2 GHz and its host, in milliseconds: what `DeviceClock` sees of CUDA."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = self.device = 0.0
+        simulated = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                simulated.queue(0.0)
+                self.at = simulated.device
+
+            def query(self) -> bool:
+                return self.at <= simulated.host
+
+            def elapsed_time(self, end: "Event") -> float:
+                return end.at - self.at
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.queue(cycles / 2e6))
+
+    def queue(self, ms: float) -> None:
+        """Work of `ms`; it begins when the device is free and the host has come to it."""
+        self.device = max(self.device, self.host) + ms
+
+    def call(self, host: float, device: float) -> Call:
+        def call() -> None:
+            self.host += host
+            self.queue(device)
+
+        return call
+
+    def settle(self) -> None:
+        self.host = self.device = max(self.host, self.device)
+
+
+@pytest.mark.parametrize("host", [0.1, 0.6, 5.0, 30.0])
+def test_the_devices_time_is_not_the_hosts(host: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = Simulated(monkeypatch)
+    clock, call = DeviceClock("cpu"), simulated.call(host, device=0.25)
+    assert clock.time(call)() == pytest.approx(0.25)
+    simulated.settle()
+    # What was learned is kept: the next round queues the call once.
+    before = simulated.host
+    assert clock.time(call)() == pytest.approx(0.25)
+    assert simulated.host - before == pytest.approx(host)
+
+
+def test_a_call_that_waits_for_the_device_is_timed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = Simulated(monkeypatch)
+
+    def waiting() -> None:
+        simulated.queue(0.25)
+        simulated.settle()
+        simulated.host += 0.5
+
+    assert DeviceClock("cpu").time(waiting)() == pytest.approx(0.75)
