@@ -20,7 +20,7 @@ class Published:
     """One attention's row.
 
     batches  by context: sequences a step; None where none is published
-    tokens   by context: tokens a second; None where none is published, in compiled mode because memory ran out
+    tokens   by context: tokens a second; None where memory ran out, or, of every attention, where none is published
     """
 
     attention: str

@@ -108,6 +108,17 @@ def holds_records(directory: Path) -> bool:
     return (directory / MERGED).exists() or any(directory.glob(PARTS))
 
 
+def has_a_record(path: Path) -> bool:
+    """Whether a line of the file is one that `load` would keep. Raises OSError."""
+    for _, text, _ in numbered_lines(path):
+        try:
+            from_json(text)
+        except ValidationError:
+            continue
+        return True
+    return False
+
+
 def merge(directory: Path) -> Path:
     """Append the parts in `directory` to its `records.jsonl`, remove them, and return its path.
 

@@ -6,7 +6,7 @@ from fa2verify.reports import chart
 from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training
 from fa2verify.reports.figures import EMPTY, Cell, Panel, Part, Row, Table, in_order
 from fa2verify.reports.published import CONTEXTS, FLASH, SOURCE, Published, published
-from fa2verify.reports.speeds import failures, missing, together
+from fa2verify.reports.speeds import OUTCOMES, failures, missing, together
 from fa2verify.reports.summary import plural
 
 _NOTE = (
@@ -134,20 +134,21 @@ def _model(cell: str) -> str:
 
 def _published(model: str, mode: Mode, contexts: Sequence[int]) -> list[Row]:
     rows = published(model, mode)
-    flash = next((row for row in rows if row.attention == FLASH), None)
     made = []
     for row in rows:
-        cells = [_published_cell(row, flash, CONTEXTS.index(c)) if c in CONTEXTS else EMPTY for c in contexts]
-        if any(cell is not EMPTY for cell in cells):
+        at = [CONTEXTS.index(context) if context in CONTEXTS else None for context in contexts]
+        cells = [EMPTY if place is None else _published_cell(row, rows, place) for place in at]
+        if any(place is not None and row.tokens[place] for place in at):
             made.append(Row(row.attention, (*cells, EMPTY), SOURCE, aside=True))
     return made
 
 
-def _published_cell(row: Published, flash: Published | None, at: int) -> Cell:
+def _published_cell(row: Published, rows: Sequence[Published], at: int) -> Cell:
     tokens, batch = row.tokens[at], row.batches[at]
     if tokens is None:
-        return EMPTY
-    base = None if flash is None else flash.tokens[at]
+        # Where others have a figure, this one had no memory; where none has, nothing is published.
+        return OUTCOMES["out_of_memory"] if any(other.tokens[at] for other in rows) else EMPTY
+    base = next((other.tokens[at] for other in rows if other.attention == FLASH), None)
     words = [f"{tokens / base:.2f}x"] if base else []
     words += [f"batch {batch}"] if batch else []
     return Cell(f"{tokens:,.0f}", (", ".join(words),) if words else ())

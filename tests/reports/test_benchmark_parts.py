@@ -246,7 +246,7 @@ def test_trainings_stand_beside_the_published_ones() -> None:
     ]
     assert rows["breaker"] == [("40,960", "0.50x, batch 64", "13 graphs, 12 breaks"), (NOTHING,), ("differ",)]
     assert rows["standard"] == [(NOTHING,), ("OOM",), (NOTHING,)]
-    assert rows["plain PyTorch"] == [("63,820", "0.88x, batch 52"), (NOTHING,), (NOTHING,)]
+    assert rows["plain PyTorch"] == [("63,820", "0.88x, batch 52"), ("OOM",), (NOTHING,)]
     assert rows["FlashAttention-2, graph breaks"] == [
         ("71,628", "0.98x, batch 64"),
         ("53,791", "1.43x, batch 4"),
@@ -257,6 +257,15 @@ def test_trainings_stand_beside_the_published_ones() -> None:
     assert all(row.note == "published: RTX 3080 Ti, PyTorch 2.0.1" for row in published)
     assert part.remarks == ("breaker breaks the graph (gpt2-small-c256-12gb, 12 times): a call",)
     assert [series.name for series in panel.charts[0].series] == ["torch-flash", "mine", "breaker"]
+
+
+def test_what_was_not_published_is_no_lack_of_memory() -> None:
+    eager = {"mode": "eager", "model": "medium", "graphs": 0}
+    part = of((trained("mine", 100.0, 768, **eager), trained("mine", 100.0, 512, **eager)), "GPT-2 training, tokens/s")
+    rows = told(part.panels[0])
+    assert rows["FlashAttention-2"] == [("18,195", "1.04x"), (NOTHING,), (NOTHING,)]
+    part = of((trained("mine", 1.0, 2048, model="large"), trained("mine", 1.0, 4096, model="large")), part.title)
+    assert told(part.panels[0])["SDPA, FlashAttention"] == [("5,103", "1.00x, batch 1"), (NOTHING,), (NOTHING,)]
 
 
 def test_nothing_published_stands_beside_a_model_that_nothing_is_published_of() -> None:

@@ -51,6 +51,12 @@ def test_a_file_without_a_record_is_named(tmp_path: Path, records: Path, text: s
         load([records, path])
 
 
+def test_a_folder_without_either_is_named(tmp_path: Path, records: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingToReport, match=r"empty: holds neither .* nor benchmarks\.jsonl; give a folder"):
+        load([records, tmp_path / "empty"])
+
+
 def test_a_run_that_was_killed_at_once_is_reported(records: Path) -> None:
     path = records / "records.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
