@@ -13,7 +13,7 @@ from fa2verify.reports.summary import plural
 class Section:
     """One machine.
 
-    title     what tells it from the others
+    title     the machine and its torch
     sentence  where and when, and how much
     device    "cpu" or "cuda"
     """
@@ -43,15 +43,14 @@ def sentence(machines: Sequence[Machine]) -> str:
 
 def _section(machine: Machine) -> Section:
     said = machine.runs[-1].environment
-    versions = ", ".join(f"{name} {said[name]}" for name in ("torch", "triton", "cuda", "driver") if said.get(name))
-    title = ", ".join(part for part in (machine.name, versions) if part)
+    versions = [f"{name} {said[name]}" for name in ("torch", "triton", "cuda", "driver") if said.get(name)]
     started = ", ".join(dict.fromkeys(run.started[:16].replace("T", " ") for run in machine.runs))
-    repeated = ""
+    words = f"{', '.join((machine.name, *versions))}. {plural(len(machine.lines), 'measurement')}, {started}."
     if len(machine.runs) > 1:
-        repeated = f" {len(machine.runs)} runs; where two measured the same, the later one is shown."
+        words += f" {len(machine.runs)} runs; where two measured the same, the later one is shown."
     return Section(
-        title=title,
-        sentence=f"{title}. {plural(len(machine.lines), 'measurement')}, {started}.{repeated}",
+        title=", ".join((machine.name, *versions[:1])),
+        sentence=words,
         device=machine.runs[-1].device,
         parts=parts(machine.lines, machine.against),
     )
