@@ -25,7 +25,7 @@ from fa2verify.kernels.cuda.configuration import (
     variant,
 )
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.interface.signature import MOST, Layout, layouts_of
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
 from fa2verify.kernels.problem import DType
 
 _CAPABILITY = (8, 0)
@@ -153,16 +153,18 @@ def _prepare(
 
 def launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None], tiles: Tiles | None = None) -> None:
     """Start one kernel on `tensors`, by their names in call.cuh, with the table's tiles or with `tiles`."""
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    first = next(iter(given.values()))
-    given |= beside(call)
-    prepared = _prepare(name, call.plain, first.dtype, first.device, layouts_of(given), tiles)
+    first = next(tensor for tensor in tensors.values() if tensor is not None)
+    plain = call.plain
+    given = tensors if plain is call else {**tensors, **beside(call)}
+    layouts, addresses = placed(given)
+    prepared = _prepare(name, plain, first.dtype, first.device, layouts, tiles)
     # A copy: another thread may be at the same launch.
     structure = Words.from_buffer_copy(prepared.structure)
-    for word, tensor in zip(prepared.words, given.values(), strict=True):
-        structure[word] = tensor.data_ptr()
+    for word, address in zip(prepared.words, addresses, strict=True):
+        structure[word] = address
     if first.is_cpu:
-        emulator.launch(prepared.variant, prepared.blocks, structure, given)
+        known = {name: tensor for name, tensor in given.items() if tensor is not None}
+        emulator.launch(prepared.variant, prepared.blocks, structure, known)
     else:
         gpu.launch(prepared.variant, prepared.blocks, structure, first.device)
 

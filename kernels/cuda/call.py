@@ -82,7 +82,7 @@ def word_of(name: str) -> int:
 def make_structure(call: Call, layouts: tuple[Layout, ...]) -> CallStructure:
     """The structure for a launch, all but the addresses of its tensors; `blocks` is left to the launch.
 
-    layouts  `layouts_of` the launch's tensors and those `beside` the call, by field name
+    layouts  of the launch's tensors and those `beside` the call, by field name
 
     Raises ValueError for a length that 32-bit indices cannot hold.
     """

@@ -87,7 +87,7 @@ class Attention:
             # Drawn on the device, in the current stream: nothing waits, and a captured graph draws anew each replay.
             dropout_seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=q.device)
         options = (cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *numbers)
-        out, lse = self.operators.forward(q, k, v, *options)
+        out, lse = self.operators.attend(q, k, v, *options)
         if return_weights and dropout_p:
             weights = self.operators.probabilities(q.detach(), k.detach(), lse.detach(), *options)
         else:

@@ -201,15 +201,18 @@ def check_derivatives(**tensors: Tensor | None) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for name, tensor in given.items():
+    saved = False
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
         if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
             raise ValueError(
                 f"{name} has a forward-mode tangent, which is not computed; it must have none: use reverse mode"
             )
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()):
-        for name, tensor in given.items():
-            if tensor.is_inference():
+        saved = saved or tensor.requires_grad
+    if saved and torch.is_grad_enabled():
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.is_inference():
                 raise ValueError(f"{name} is an inference tensor, which no backward may save; pass {name}.clone()")
 
 

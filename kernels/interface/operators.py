@@ -69,6 +69,10 @@ class Operators:
         # Without it torch would take the gradients for constants, and say so in a warning only.
         self._library.impl("backward", self._differentiate, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
 
+    def attend(self, *inputs: Any) -> Any:
+        """The operator `forward`, called past autograd where that has nothing to do: it would cost as much again."""
+        return _past_autograd(self.forward, inputs)
+
     def _attend(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
             return _Attention.apply(self.forward, self.backward, keys, *inputs)  # type: ignore[no-untyped-call]
@@ -142,6 +146,18 @@ def _below_autograd(operator: OpOverload, keys: torch._C.DispatchKeySet, inputs:
         return operator.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
 
 
+def _past_autograd(operator: OpOverload, inputs: tuple[Any, ...]) -> Any:
+    """Call an operator; what torch traces, and transforms of functions (torch.func), go the whole way."""
+    if (
+        (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return operator(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
+
+
 class _Attention(torch.autograd.Function):
     """The operator `forward`, whose gradients are the operator `backward`'s."""
 
@@ -163,7 +179,8 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, lse, *tensors = ctx.saved_tensors
         _, _, _, needs_q, needs_k, needs_v, *_ = ctx.needs_input_grad
         needs_kv = needs_k or needs_v
-        dq, dk, dv = ctx.backward_operator(dout, dlse, q, k, v, out, lse, needs_q, needs_kv, *tensors, *ctx.options)
+        inputs = (dout, dlse, q, k, v, out, lse, needs_q, needs_kv, *tensors, *ctx.options)
+        dq, dk, dv = _past_autograd(ctx.backward_operator, inputs)
         found = (dq if needs_q else None, dk if needs_k else None, dv if needs_v else None)
         return None, None, None, *found, *(None,) * _OPTION_COUNT
 

@@ -73,6 +73,12 @@ def signature_of(tensors: tuple[object, ...], options: tuple[object, ...]) -> Si
     return tuple(parts)
 
 
-def layouts_of(tensors: Mapping[str, Tensor]) -> tuple[Layout, ...]:
-    """What the arguments of a launch on `tensors` depend on, but for the addresses themselves."""
-    return tuple([(name, x.shape, x.stride(), x.data_ptr() % 16 == 0) for name, x in tensors.items()])
+def placed(tensors: Mapping[str, Tensor | None]) -> tuple[tuple[Layout, ...], list[int]]:
+    """What a launch's arguments depend on, for each of `tensors` that is not None, and their addresses."""
+    layouts, addresses = [], []
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            address = tensor.data_ptr()
+            layouts.append((name, tensor.shape, tensor.stride(), address % 16 == 0))
+            addresses.append(address)
+    return tuple(layouts), addresses

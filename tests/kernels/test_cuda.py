@@ -24,7 +24,7 @@ from fa2verify.kernels.cuda.configuration import (
 )
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.interface.signature import layouts_of
+from fa2verify.kernels.interface.signature import placed
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.reference import steps
@@ -237,7 +237,7 @@ def test_what_no_kernel_writes_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strides_pass_32_bits() -> None:
     strides = (2**33, 2**32, 2**31)
     distant = torch.empty(0, dtype=torch.float16).as_strided((0, 1, 1, 8), (*strides, 1))
-    view = make_structure(call(), layouts_of({"q": distant})).q
+    view = make_structure(call(), placed({"q": distant})[0]).q
     assert (view.sequence_stride, view.row_stride, view.head_stride) == strides
 
 
@@ -255,7 +255,7 @@ def test_only_what_a_call_asks_for_is_compiled() -> None:
     def features(head_dim: int = 8, **fields: Any) -> Feature:
         asked = call(head_dim=head_dim, **fields)
         tensors = {"q": tensor(1, 1, 1, head_dim)} | beside(asked)
-        return Feature(make_structure(asked, layouts_of(tensors)).features)
+        return Feature(make_structure(asked, placed(tensors)[0]).features)
 
     assert features() == Feature(0)
     assert features(head_dim=4) == Feature.NARROW
