@@ -4,24 +4,28 @@ Tensors on a GPU go to the kernels themselves; tensors on the CPU go to the emul
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, gpu, gpu_compiler, host_compiler
-from fa2verify.kernels.cuda.call import beside, make_structure
+from fa2verify.kernels.cuda.call import Words, beside, make_structure, word_of
 from fa2verify.kernels.cuda.configuration import (
     MAX_HEAD_DIM,
     OWN_KEYS,
     Feature,
     Name,
     Tiles,
+    Variant,
     one_pass_tiles,
     padded_head_dim,
     relevant,
     variant,
 )
 from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
 from fa2verify.kernels.problem import DType
 
 _CAPABILITY = (8, 0)
@@ -53,8 +57,9 @@ class CudaBackend:
 
     def forward(self, call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
         """Fill `out` and `lse`."""
-        _poison_rows(out, call.cu_seqlens_q)
-        _poison_rows(lse.mT, call.cu_seqlens_q)
+        if out.is_cpu:
+            _poison_rows(out, call.cu_seqlens_q)
+            _poison_rows(lse.mT, call.cu_seqlens_q)
         launch("forward", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse})
 
     def backward(
@@ -77,15 +82,11 @@ class CudaBackend:
         dq_sum = None
         if dq is not None and dk is not None and not deterministic and _has_one_pass(call, q.device):
             dq_sum = q.new_empty(dq_sum_shape(call, q), dtype=torch.float32)
-        for tensor, offsets in (
-            (delta.mT, None),
-            (dq_sum, None),
-            (dq, call.cu_seqlens_q),
-            (dk, call.cu_seqlens_k),
-            (dv, call.cu_seqlens_k),
-        ):
-            if tensor is not None:
-                _poison_rows(tensor, offsets)
+        if out.is_cpu:
+            offsets = (None, None, call.cu_seqlens_q, call.cu_seqlens_k, call.cu_seqlens_k)
+            for tensor, offset in zip((delta, dq_sum, dq, dk, dv), offsets, strict=True):
+                if tensor is not None:
+                    _poison_rows(tensor, offset)
         read = {"q": q, "k": k, "v": v, "dout": dout, "lse": lse, "delta": delta}
         launch("preprocess", call, {"out": out, "dout": dout, "delta": delta, "dlse": dlse, "dq_sum": dq_sum})
         if dq_sum is not None:
@@ -119,24 +120,53 @@ def _shared_kb(device: torch.device) -> int:
     return emulator.SHARED_KB if device.type == "cpu" else gpu.shared_kb(device)
 
 
-def launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None], tiles: Tiles | None = None) -> None:
-    """Start one kernel on `tensors`, by their names in call.cuh, with the table's tiles or with `tiles`."""
-    structure = make_structure(call, tensors)
-    first = next(tensor for tensor in tensors.values() if tensor is not None)
-    emulated = first.device.type == "cpu"
-    features = Feature.ANY if emulated else relevant(name, Feature(structure.features))
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A launch without addresses.
+
+    structure  the bytes of its `CallStructure`
+    words      where the addresses of its tensors go, in their order
+    """
+
+    variant: Variant
+    blocks: int
+    structure: bytes
+    words: tuple[int, ...]
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(
+    name: Name, call: Call, dtype: torch.dtype, device: torch.device, layouts: tuple[Layout, ...], tiles: Tiles | None
+) -> _Prepared:
+    """Kept by signature, see `fa2verify.kernels.interface.signature`; `call` is plain."""
+    structure = make_structure(call, layouts)
+    features = Feature.ANY if device.type == "cpu" else relevant(name, Feature(structure.features))
     head_dim = padded_head_dim(call.head_dim)
-    chosen = variant(name, _DTYPES[first.dtype], head_dim, features, _shared_kb(first.device), tiles)
+    chosen = variant(name, _DTYPES[dtype], head_dim, features, _shared_kb(device), tiles)
     length, heads = (call.seqlen_k, call.heads_kv) if name in OWN_KEYS else (call.seqlen_q, call.heads_q)
     structure.blocks = -(-length // chosen.rows)
     blocks = structure.blocks * heads * call.batch * chosen.parts
     if blocks > _MAX_BLOCKS:
         raise ValueError(f"{name} would take {blocks} blocks, more than the {_MAX_BLOCKS} of a grid; split the batch")
-    if emulated:
-        known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        emulator.launch(chosen, blocks, structure, known | beside(call))
+    return _Prepared(chosen, blocks, bytes(structure), tuple(word_of(name) for name, *_ in layouts))
+
+
+def launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None], tiles: Tiles | None = None) -> None:
+    """Start one kernel on `tensors`, by their names in call.cuh, with the table's tiles or with `tiles`."""
+    first = next(tensor for tensor in tensors.values() if tensor is not None)
+    plain = call.plain
+    given = tensors if plain is call else {**tensors, **beside(call)}
+    layouts, addresses = placed(given)
+    prepared = _prepare(name, plain, first.dtype, first.device, layouts, tiles)
+    # A copy: another thread may be at the same launch.
+    structure = Words.from_buffer_copy(prepared.structure)
+    for word, address in zip(prepared.words, addresses, strict=True):
+        structure[word] = address
+    if first.is_cpu:
+        known = {name: tensor for name, tensor in given.items() if tensor is not None}
+        emulator.launch(prepared.variant, prepared.blocks, structure, known)
     else:
-        gpu.launch(chosen, blocks, structure, first.device)
+        gpu.launch(prepared.variant, prepared.blocks, structure, first.device)
 
 
 def _poison_rows(tensor: Tensor, offsets: Tensor | None) -> None:
@@ -144,6 +174,5 @@ def _poison_rows(tensor: Tensor, offsets: Tensor | None) -> None:
 
     offsets  packed: rows past the last sequence are cleared already, and stay
     """
-    if tensor.device.type == "cpu":
-        written = tensor if offsets is None else tensor[: int(offsets[-1])]
-        written.fill_(float("nan"))
+    written = tensor if offsets is None else tensor[: int(offsets[-1])]
+    written.fill_(float("nan"))

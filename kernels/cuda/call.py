@@ -6,13 +6,13 @@ for the device, and a captured CUDA graph would keep what they held at capture.
 
 import ctypes
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, Feature
 from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.interface.signature import Layout
 
 _LOG2E = math.log2(math.e)
 _CHUNK = 8  # elements of 16 bytes
@@ -67,8 +67,22 @@ class CallStructure(ctypes.Structure):
     )
 
 
-def make_structure(call: Call, tensors: Mapping[str, Tensor | None]) -> CallStructure:
-    """The structure for a launch on `tensors`, by field name; `blocks` is left to the launch.
+# A structure as whole words, which is the fastest way to set addresses; all of them are words of their own.
+Words = ctypes.c_uint64 * (ctypes.sizeof(CallStructure) // 8)
+CallData = CallStructure | ctypes.Array[ctypes.c_uint64]
+
+
+def word_of(name: str) -> int:
+    """The index in `Words` of the address of the tensor `name`."""
+    offset = getattr(CallStructure, name).offset
+    assert offset % 8 == 0, f"{name} is no word of its own"
+    return int(offset) // 8
+
+
+def make_structure(call: Call, layouts: tuple[Layout, ...]) -> CallStructure:
+    """The structure for a launch, all but the addresses of its tensors; `blocks` is left to the launch.
+
+    layouts  of the launch's tensors and those `beside` the call, by field name
 
     Raises ValueError for a length that 32-bit indices cannot hold.
     """
@@ -76,27 +90,25 @@ def make_structure(call: Call, tensors: Mapping[str, Tensor | None]) -> CallStru
         if length > MAX_SEQLEN:
             raise ValueError(f"{name} has a length of {length}; the CUDA kernels take at most {MAX_SEQLEN}")
     structure = CallStructure()
+    given = {name for name, *_ in layouts}
+    varlen = "cu_seqlens_q" in given
     narrow = False
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
+    for layout in layouts:
+        name, shape, strides, _ = layout
         if name in ROWS:
-            setattr(structure, name, tensor.data_ptr())
-            structure.lse_sequence_stride = 1 if call.varlen else tensor.stride(0)
-            structure.lse_head_stride = tensor.stride(0 if call.varlen else 1)
+            structure.lse_sequence_stride = 1 if varlen else strides[0]
+            structure.lse_head_stride = strides[0 if varlen else 1]
         elif name == "dq_sum":
-            structure.dq_sum, structure.dq_sum_tiles = tensor.data_ptr(), tensor.shape[1]
+            structure.dq_sum_tiles = shape[1]
         elif name == "weights":
-            sequence, head, row, _ = tensor.stride()
-            structure.weights = _View(tensor.data_ptr(), sequence, row, head)
-        else:
-            *sequences, row, head, _ = tensor.stride()
-            setattr(structure, name, _View(tensor.data_ptr(), sequences[0] if sequences else row, row, head))
-            narrow = narrow or not _is_aligned(tensor)
-    for name, tensor in beside(call).items():
-        setattr(structure, name, tensor.data_ptr())
-    if call.alibi_slopes is not None and call.alibi_slopes.ndim == 2:
-        structure.alibi_sequence_stride = call.alibi_slopes.stride(0)
+            sequence, head, row, _ = strides
+            structure.weights = _View(None, sequence, row, head)
+        elif name == "alibi_slopes":
+            structure.alibi_sequence_stride = strides[0] if len(shape) == 2 else 0
+        elif name in VIEWS:
+            *sequences, row, head, _ = strides
+            setattr(structure, name, _View(None, sequences[0] if sequences else row, row, head))
+            narrow = narrow or not _is_aligned(layout)
     structure.seqlen_q, structure.seqlen_k = call.seqlen_q, call.seqlen_k
     structure.heads_q, structure.heads_kv, structure.head_dim = call.heads_q, call.heads_kv, call.head_dim
     structure.top_left = call.causal == "top_left"
@@ -108,7 +120,7 @@ def make_structure(call: Call, tensors: Mapping[str, Tensor | None]) -> CallStru
         structure.cap_log2 = call.softcap * _LOG2E
     structure.keep_scale = 1 / (1 - call.dropout)
     structure.drop_below = int(call.dropout * 2**32)
-    structure.features = int(_features(call, narrow))
+    structure.features = int(_features(call, "alibi_slopes" in given, narrow))
     return structure
 
 
@@ -123,11 +135,11 @@ def beside(call: Call) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
-def _features(call: Call, narrow: bool) -> Feature:
+def _features(call: Call, alibi: bool, narrow: bool) -> Feature:
     features = Feature(0)
     if call.softcap:
         features |= Feature.SOFTCAP
-    if call.alibi_slopes is not None:
+    if alibi:
         features |= Feature.ALIBI
     if call.dropout:
         features |= Feature.DROPOUT
@@ -140,7 +152,8 @@ def _features(call: Call, narrow: bool) -> Feature:
     return features
 
 
-def _is_aligned(tensor: Tensor) -> bool:
-    """Whether every row of `tensor` begins at a multiple of 16 bytes and is as long as one."""
-    strides = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
-    return tensor.data_ptr() % 16 == 0 and all(length % _CHUNK == 0 for length in (tensor.shape[-1], *strides))
+def _is_aligned(layout: Layout) -> bool:
+    """Whether every row of a tensor begins at a multiple of 16 bytes and is as long as one."""
+    _, shape, strides, begins_aligned = layout
+    steps = [stride for size, stride in zip(shape[:-1], strides[:-1], strict=True) if size > 1]
+    return begins_aligned and all(length % _CHUNK == 0 for length in (shape[-1], *steps))

@@ -5,12 +5,14 @@ driver's cuLaunchKernel through cuda-bindings. Kernels are loaded once a device.
 """
 
 import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 
-from fa2verify.kernels.cuda.call import CallStructure
+from fa2verify.kernels.cuda.call import CallData
 from fa2verify.kernels.cuda.configuration import Variant
 from fa2verify.kernels.cuda.gpu_compiler import compile_cached
 from fa2verify.kernels.cuda.source import ENTRY
@@ -20,37 +22,45 @@ class LaunchError(RuntimeError):
     """The driver refused; the message has its name for the reason."""
 
 
-def launch(variant: Variant, blocks: int, call: CallStructure, device: torch.device) -> None:
+def launch(variant: Variant, blocks: int, call: CallData, device: torch.device) -> None:
     """Start `blocks` blocks of a kernel. Raises LaunchError; compiler errors pass through."""
     if not blocks:
         return
     # The tensors' device: the caller's current device may be another one.
-    with torch.cuda.device(device):
-        index = torch.cuda.current_device()
-        stream = torch.cuda.current_stream().cuda_stream
-        kernel = _kernel(variant, index)
-        status = _start(kernel, variant, blocks, stream, call)
-        if status.name == "CUDA_ERROR_INVALID_CONTEXT":
-            _enter_context(index)
-            status = _start(kernel, variant, blocks, stream, call)
+    if device.index == torch.cuda.current_device():
+        _start(variant, blocks, call, device.index)
+    else:
+        with torch.cuda.device(device):
+            _start(variant, blocks, call, device.index)
+
+
+def _start(variant: Variant, blocks: int, call: CallData, index: int) -> None:
+    """Start them on the current device, whose index is given, on its current stream."""
+    kernel = _kernel(variant, index)
+    # The driver copies the argument before it returns.
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
+    # What torch.cuda.current_stream makes an object of.
+    stream = torch._C._cuda_getCurrentRawStream(index)
+    status = kernel(blocks, stream, ctypes.addressof(arguments))
+    if int(status) and status.name == "CUDA_ERROR_INVALID_CONTEXT":
+        _enter_context(index)
+        status = kernel(blocks, stream, ctypes.addressof(arguments))
     _check(status, variant)
 
 
-def _start(kernel: Any, variant: Variant, blocks: int, stream: int, call: CallStructure) -> Any:
-    from cuda.bindings import driver
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A kernel on a device, and what a launch of it takes beside its argument."""
 
-    # The driver copies the argument before it returns.
-    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
-    (status,) = driver.cuLaunchKernel(
-        kernel,
-        *(blocks, 1, 1),
-        *(variant.threads, 1, 1),
-        variant.shared_bytes,
-        stream,
-        ctypes.addressof(arguments),
-        0,
-    )
-    return status
+    start: Callable[..., Any]
+    function: Any
+    threads: int
+    shared_bytes: int
+
+    def __call__(self, blocks: int, stream: int, arguments: int) -> Any:
+        """Give the driver's status."""
+        sizes = (blocks, 1, 1, self.threads, 1, 1, self.shared_bytes)
+        return self.start(self.function, *sizes, stream, arguments, 0)[0]
 
 
 @cache
@@ -67,8 +77,8 @@ def shared_kb(device: torch.device) -> int:
 
 
 @cache
-def _kernel(variant: Variant, index: int) -> Any:
-    """The driver's CUfunction for a kernel, loaded on a device and allowed all the shared memory that it takes."""
+def _kernel(variant: Variant, index: int) -> _Kernel:
+    """A kernel, loaded on a device and allowed all the shared memory that it takes."""
     from cuda.bindings import driver
 
     _enter_context(index)
@@ -81,7 +91,7 @@ def _kernel(variant: Variant, index: int) -> Any:
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     (status,) = driver.cuFuncSetAttribute(function, attribute, variant.shared_bytes)
     _check(status, variant)
-    return function
+    return _Kernel(driver.cuLaunchKernel, function, variant.threads, variant.shared_bytes)
 
 
 # A library is unloaded with its last reference, and its functions with it.

@@ -4,33 +4,16 @@ flash-attn's functions (`fa2verify.kernels.interface.flash_attn`) are this with 
 mask is bottom-right, and the seed of dropout comes from torch's generator.
 """
 
-from typing import get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fa2verify.kernels.interface.acceptance import Accepted, Choices, Tensors, check, signature
 from fa2verify.kernels.interface.backend import Backend
-from fa2verify.kernels.interface.checks import (
-    DENSE,
-    PACKED,
-    check_agreement,
-    check_alibi,
-    check_batches,
-    check_derivatives,
-    check_dropout,
-    check_flag,
-    check_offsets,
-    check_scale,
-    check_seed,
-    check_softcap,
-    check_tensor,
-    check_window,
-)
 from fa2verify.kernels.interface.operators import Operators
+from fa2verify.kernels.interface.signature import Kept
 from fa2verify.kernels.problem import Causal
-
-# Operators take 64-bit integers, Python has wider ones. Both lengths together are shorter: it reaches past every key.
-_WIDEST = 2**31 - 1
 
 
 class Attention:
@@ -39,6 +22,7 @@ class Attention:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.operators = Operators(backend)
+        self._accepted: Kept[Accepted] = Kept()
 
     def __call__(
         self,
@@ -88,55 +72,35 @@ class Attention:
         gradients 0, and so have rows past the last packed sequence. Gradients flow through out and lse.
         Raises TypeError or ValueError, naming the argument, what it was and what is accepted.
         """
-        dimensions = DENSE if cu_seqlens_q is None and cu_seqlens_k is None else PACKED
-        for name, tensor in (("q", q), ("k", k), ("v", v)):
-            check_tensor(name, tensor, dimensions, self.backend.max_head_dim)
-        check_agreement(q, k, v)
-        batch = q.shape[0]
-        if dimensions is PACKED:
-            check_offsets("cu_seqlens_q", cu_seqlens_q, "max_seqlen_q", max_seqlen_q, "q", q)
-            check_offsets("cu_seqlens_k", cu_seqlens_k, "max_seqlen_k", max_seqlen_k, "k", k)
-            assert cu_seqlens_q is not None, "checked just now"
-            assert cu_seqlens_k is not None, "checked just now"
-            check_batches("cu_seqlens_q", cu_seqlens_q, "cu_seqlens_k", cu_seqlens_k)
-            batch = cu_seqlens_q.shape[0] - 1
-        check_scale(softmax_scale)
-        check_softcap(softcap)
-        check_dropout(dropout_p)
-        check_window(window_size)
-        check_alibi(alibi_slopes, batch, q.shape[-2], q.device)
-        check_flag("deterministic", deterministic)
-        check_flag("return_weights", return_weights)
-        if causal is not None and causal not in get_args(Causal):
-            raise ValueError(f"causal is {causal!r}; it must be None, 'top_left' or 'bottom_right'")
-        check_seed(dropout_seed, q.device)
-        check_derivatives(
-            q=q, k=k, v=v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, alibi_slopes=alibi_slopes
+        tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed)
+        choices = (
+            *(max_seqlen_q, max_seqlen_k, causal, window_size),
+            *(softmax_scale, softcap, dropout_p, deterministic, return_weights),
         )
+        if torch.compiler.is_compiling():
+            numbers = check(tensors, choices, self.backend.max_head_dim)
+        else:
+            numbers = self._check(tensors, choices)
         if dropout_p == 0:
             dropout_seed = None
         elif dropout_seed is None:
             # Drawn on the device, in the current stream: nothing waits, and a captured graph draws anew each replay.
             dropout_seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=q.device)
-        left, right = (min(side, _WIDEST) for side in window_size)
-        options = (
-            cu_seqlens_q,
-            cu_seqlens_k,
-            alibi_slopes,
-            dropout_seed,
-            max_seqlen_q,
-            max_seqlen_k,
-            causal,
-            left,
-            right,
-            None if softmax_scale is None else float(softmax_scale),
-            float(softcap),
-            float(dropout_p),
-            deterministic,
-        )
-        out, lse = self.operators.forward(q, k, v, *options)
+        options = (cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *numbers)
+        out, lse = self.operators.attend(q, k, v, *options)
         if return_weights and dropout_p:
             weights = self.operators.probabilities(q.detach(), k.detach(), lse.detach(), *options)
         else:
             weights = q.new_empty(0)
         return out, lse, weights
+
+    def _check(self, tensors: Tensors, choices: Choices) -> tuple[Any, ...]:
+        """All of a call of a new signature, and of a known one what a signature does not say."""
+        known = signature(tensors, choices)
+        accepted = self._accepted.get(known)
+        if accepted is not None:
+            accepted.check_again(tensors)
+            return accepted.options
+        options = check(tensors, choices, self.backend.max_head_dim)
+        self._accepted.keep(known, Accepted.of(tensors, options))
+        return options

@@ -1,6 +1,6 @@
 """One attention call as a backend is given it: sizes and features, no q, k or v."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ class Call:
     alibi_slopes                fp32 (heads_q) or (batch, heads_q), or None
     dropout                     probability in [0, 1)
     dropout_seed                int64 (1) on the tensors' device, or None without dropout
+    without                     what `plain` gives, where the maker has it at hand
     """
 
     batch: int
@@ -36,6 +37,16 @@ class Call:
     alibi_slopes: Tensor | None = None
     dropout: float = 0.0
     dropout_seed: Tensor | None = None
+    without: "Call | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def plain(self) -> "Call":
+        """The same call without its tensors: what may be kept, and what a kept thing may be keyed by."""
+        if self.cu_seqlens_q is None and self.alibi_slopes is None and self.dropout_seed is None:
+            return self
+        if self.without is not None:
+            return self.without
+        return replace(self, cu_seqlens_q=None, cu_seqlens_k=None, alibi_slopes=None, dropout_seed=None)
 
     @property
     def varlen(self) -> bool:

@@ -91,11 +91,16 @@ def check_offsets(name: str, given: object, longest_name: str, longest: object, 
         raise TypeError(f"{longest_name} is {_type(longest)}; it must be an int, the length of the longest sequence")
     if not 0 <= longest <= MAX_SEQLEN:
         raise ValueError(f"{longest_name} is {longest}; it must be 0 to {MAX_SEQLEN}")
-    if offsets.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(offsets, FakeTensor):
-        _check_values(name, offsets.tolist(), longest_name, int(longest), tensor_name, x.shape[0])
+    check_values(name, offsets, longest_name, longest, tensor_name, x.shape[0])
 
 
-def _check_values(name: str, begins: list[int], longest_name: str, longest: int, tensor_name: str, total: int) -> None:
+def check_values(
+    name: str, offsets: Tensor, longest_name: str, longest: int | torch.SymInt, tensor_name: str, total: int
+) -> None:
+    """On the CPU: cu_seqlens begin with 0, do not decrease, end within `total` rows, and max_seqlen holds for them."""
+    if offsets.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(offsets, FakeTensor):
+        return
+    begins: list[int] = offsets.tolist()
     if begins[0] != 0:
         raise ValueError(f"{name} begins with {begins[0]}; it must begin with 0")
     lengths = [end - begin for begin, end in pairwise(begins)]
@@ -106,8 +111,8 @@ def _check_values(name: str, begins: list[int], longest_name: str, longest: int,
             )
     if begins[-1] > total:
         raise ValueError(f"{name} ends with {begins[-1]}; it must be at most the {total} rows of {tensor_name}")
-    if max(lengths) > longest:
-        raise ValueError(f"{longest_name} is {longest}; it must be at least {max(lengths)}, the longest of {name}")
+    if max(lengths) > int(longest):
+        raise ValueError(f"{longest_name} is {int(longest)}; it must be at least {max(lengths)}, the longest of {name}")
 
 
 def check_batches(q_name: str, offsets_q: Tensor, k_name: str, offsets_k: Tensor) -> None:
@@ -132,8 +137,13 @@ def check_alibi(given: object, batch: int, heads: int, device: torch.device) -> 
         raise ValueError(f"alibi_slopes is on {slopes.device} and q on {device}; they must be on one device")
     if heads > 1 and slopes.stride(-1) != 1:
         raise ValueError(f"alibi_slopes has strides {slopes.stride()}; its last dimension must be contiguous")
-    if slopes.requires_grad and torch.is_grad_enabled():
-        raise ValueError("alibi_slopes requires a gradient, which is not computed; pass alibi_slopes.detach()")
+    check_no_gradient("alibi_slopes", slopes)
+
+
+def check_no_gradient(name: str, tensor: Tensor) -> None:
+    """No gradient is asked for that is not computed."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, which is not computed; pass {name}.detach()")
 
 
 def check_number(name: str, value: object, accepted: str, low: float, high: float) -> None:
@@ -191,15 +201,18 @@ def check_derivatives(**tensors: Tensor | None) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for name, tensor in given.items():
+    saved = False
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
         if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
             raise ValueError(
                 f"{name} has a forward-mode tangent, which is not computed; it must have none: use reverse mode"
             )
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()):
-        for name, tensor in given.items():
-            if tensor.is_inference():
+        saved = saved or tensor.requires_grad
+    if saved and torch.is_grad_enabled():
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.is_inference():
                 raise ValueError(f"{name} is an inference tensor, which no backward may save; pass {name}.clone()")
 
 

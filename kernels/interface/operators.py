@@ -6,13 +6,17 @@ They are defined with `Library.define` and `Library.impl`, which cost a call abo
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from fa2verify.kernels.interface.backend import Backend
 from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.interface.signature import MOST
 
 _OPTIONS = (
     "Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? alibi_slopes, Tensor? dropout_seed, SymInt max_seqlen_q, "
@@ -60,11 +64,24 @@ class Operators:
         self.forward = operators.forward.default
         self.backward = operators.backward.default
         self.probabilities = operators.probabilities.default
-        torch.library.register_autograd(
-            f"{namespace}::forward", self._gradients, setup_context=_save, lib=self._library
-        )
+        # What register_autograd would put here costs a call three times as much.
+        self._library.impl("forward", self._attend, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
         # Without it torch would take the gradients for constants, and say so in a warning only.
-        torch.library.register_autograd(f"{namespace}::backward", _refuse, lib=self._library)
+        self._library.impl("backward", self._differentiate, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
+
+    def attend(self, *inputs: Any) -> Any:
+        """The operator `forward`, called past autograd where that has nothing to do: it would cost as much again."""
+        return _past_autograd(self.forward, inputs)
+
+    def _attend(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return _Attention.apply(self.forward, self.backward, keys, *inputs)  # type: ignore[no-untyped-call]
+        return _below_autograd(self.forward, keys, inputs)
+
+    def _differentiate(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return _Gradients.apply(self.backward, keys, *inputs)  # type: ignore[no-untyped-call]
+        return _below_autograd(self.backward, keys, inputs)
 
     def _require(self, device: torch.device) -> None:
         if device in self._available:
@@ -123,12 +140,63 @@ class Operators:
         self._backend.probabilities(make_call(q, k, *options), q, k, lse, weights)
         return weights
 
-    def _gradients(self, ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+
+def _below_autograd(operator: OpOverload, keys: torch._C.DispatchKeySet, inputs: tuple[Any, ...]) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
+
+
+def _past_autograd(operator: OpOverload, inputs: tuple[Any, ...]) -> Any:
+    """Call an operator; what torch traces, and transforms of functions (torch.func), go the whole way."""
+    if (
+        (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return operator(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
+
+
+class _Attention(torch.autograd.Function):
+    """The operator `forward`, whose gradients are the operator `backward`'s."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: OpOverload, backward: OpOverload, keys: torch._C.DispatchKeySet, *inputs: Any
+    ) -> Any:
+        """Run `forward` and save what `backward` takes."""
+        out, lse = _below_autograd(forward, keys, inputs)
+        q, k, v, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *options = inputs
+        ctx.save_for_backward(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed)
+        ctx.backward_operator, ctx.options = backward, options
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k and v, those that are needed."""
         q, k, v, out, lse, *tensors = ctx.saved_tensors
-        needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
-        dq, dk, dv = self.backward(dout, dlse, q, k, v, out, lse, needs_q, needs_k or needs_v, *tensors, *ctx.options)
+        _, _, _, needs_q, needs_k, needs_v, *_ = ctx.needs_input_grad
+        needs_kv = needs_k or needs_v
+        inputs = (dout, dlse, q, k, v, out, lse, needs_q, needs_kv, *tensors, *ctx.options)
+        dq, dk, dv = _past_autograd(ctx.backward_operator, inputs)
         found = (dq if needs_q else None, dk if needs_k else None, dv if needs_v else None)
-        return *found, *(None,) * _OPTION_COUNT
+        return None, None, None, *found, *(None,) * _OPTION_COUNT
+
+
+class _Gradients(torch.autograd.Function):
+    """The operator `backward`, which has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, backward: OpOverload, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:  # noqa: ARG004
+        """Run `backward`."""
+        return _below_autograd(backward, keys, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        """Raise NotImplementedError."""
+        raise NotImplementedError("attention has no second derivative: its backward is not differentiable")
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -139,17 +207,6 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _refuse(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("attention has no second derivative: its backward is not differentiable")
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *options = inputs
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed)
-    ctx.options = options
-    ctx.set_materialize_grads(False)
-
-
 def make_call(
     q: Tensor,
     k: Tensor,
@@ -157,6 +214,27 @@ def make_call(
     cu_seqlens_k: Tensor | None,
     alibi_slopes: Tensor | None,
     dropout_seed: Tensor | None,
+    *numbers: Any,
+) -> Call:
+    """The call that an operator's options describe."""
+    if cu_seqlens_q is None and alibi_slopes is None and dropout_seed is None:
+        return _plain_call(q.shape, k.shape, None, *numbers)
+    plain = _plain_call(q.shape, k.shape, None if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1, *numbers)
+    return replace(
+        plain,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        alibi_slopes=alibi_slopes,
+        dropout_seed=dropout_seed,
+        without=plain,
+    )
+
+
+@lru_cache(maxsize=MOST)
+def _plain_call(
+    q_shape: torch.Size,
+    k_shape: torch.Size,
+    packed_batch: int | None,
     max_seqlen_q: int,
     max_seqlen_k: int,
     causal: Any,
@@ -167,25 +245,21 @@ def make_call(
     dropout_p: float,
     deterministic: bool,  # noqa: ARG001 -- one of the operators' options, which are passed on as they are
 ) -> Call:
-    """The call that an operator's options describe."""
-    head_dim = q.shape[-1]
+    """The call without its tensors, kept by signature: see `fa2verify.kernels.interface.signature`."""
+    head_dim = q_shape[-1]
     return Call(
-        batch=q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
+        batch=q_shape[0] if packed_batch is None else packed_batch,
         # Packed, a length is at most all rows: a caller's bound above that would only launch empty programs.
-        seqlen_q=q.shape[1] if cu_seqlens_q is None else min(max_seqlen_q, q.shape[0]),
-        seqlen_k=k.shape[1] if cu_seqlens_k is None else min(max_seqlen_k, k.shape[0]),
-        heads_q=q.shape[-2],
-        heads_kv=k.shape[-2],
+        seqlen_q=q_shape[1] if packed_batch is None else min(max_seqlen_q, q_shape[0]),
+        seqlen_k=k_shape[1] if packed_batch is None else min(max_seqlen_k, k_shape[0]),
+        heads_q=q_shape[-2],
+        heads_kv=k_shape[-2],
         head_dim=head_dim,
         causal=causal,
         scale=1 / math.sqrt(head_dim) if softmax_scale is None else softmax_scale,
-        cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=cu_seqlens_k,
         window=(window_left, window_right),
         softcap=max(softcap, 0.0),
-        alibi_slopes=alibi_slopes,
         dropout=dropout_p,
-        dropout_seed=dropout_seed,
     )
 
 
@@ -195,7 +269,8 @@ def allocate_forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Te
     if options[0] is not None:
         lse = q.new_full((heads, total_or_batch), float("-inf"), dtype=torch.float32)
         return q.new_zeros(q.shape), lse
-    return q.new_empty(q.shape), q.new_empty((total_or_batch, heads, q.shape[1]), dtype=torch.float32)
+    lse = q.new_empty((total_or_batch, heads, q.shape[1]), dtype=torch.float32)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
 
 
 def allocate_backward(
@@ -211,10 +286,10 @@ def allocate_backward(
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of the right shapes, empty where not needed; packed, rows past the last sequence are zero."""
-    new = Tensor.new_empty if options[0] is None else Tensor.new_zeros
+    new = torch.empty_like if options[0] is None else torch.zeros_like
 
     def like(tensor: Tensor, needed: bool) -> Tensor:
-        return new(tensor, tensor.shape if needed else (0,))
+        return new(tensor, memory_format=torch.contiguous_format) if needed else tensor.new_empty(0)
 
     return like(q, needs_dq), like(k, needs_dkdv), like(v, needs_dkdv)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fa2verify.kernels.cuda import emulator, kernel
 from fa2verify.kernels.cuda.attention import attention
 from fa2verify.kernels.cuda.backend import CudaBackend
-from fa2verify.kernels.cuda.call import CallStructure, make_structure
+from fa2verify.kernels.cuda.call import CallStructure, beside, make_structure
 from fa2verify.kernels.cuda.configuration import (
     MAX_SEQLEN,
     PADDED_HEAD_DIMS,
@@ -24,6 +24,7 @@ from fa2verify.kernels.cuda.configuration import (
 )
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.interface.signature import placed
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.reference import steps
@@ -236,7 +237,7 @@ def test_what_no_kernel_writes_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strides_pass_32_bits() -> None:
     strides = (2**33, 2**32, 2**31)
     distant = torch.empty(0, dtype=torch.float16).as_strided((0, 1, 1, 8), (*strides, 1))
-    view = make_structure(call(), {"q": distant}).q
+    view = make_structure(call(), placed({"q": distant})[0]).q
     assert (view.sequence_stride, view.row_stride, view.head_stride) == strides
 
 
@@ -253,7 +254,8 @@ def test_a_length_that_32_bits_cannot_index_is_refused() -> None:
 def test_only_what_a_call_asks_for_is_compiled() -> None:
     def features(head_dim: int = 8, **fields: Any) -> Feature:
         asked = call(head_dim=head_dim, **fields)
-        return Feature(make_structure(asked, {"q": tensor(1, 1, 1, head_dim)}).features)
+        tensors = {"q": tensor(1, 1, 1, head_dim)} | beside(asked)
+        return Feature(make_structure(asked, placed(tensors)[0]).features)
 
     assert features() == Feature(0)
     assert features(head_dim=4) == Feature.NARROW
@@ -265,7 +267,7 @@ def test_only_what_a_call_asks_for_is_compiled() -> None:
 
 def test_a_scale_far_above_the_softcap_stays_finite() -> None:
     for scale in (1e38, -1e38):
-        found = make_structure(call(scale=scale, softcap=1e-30), {}).scale_over_cap
+        found = make_structure(call(scale=scale, softcap=1e-30), ()).scale_over_cap
         assert found == scale / abs(scale) * 2.0**125
 
 
