@@ -6,16 +6,19 @@ said in `fa2verify.kernels.triton.backward_dkdv`.
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
+from fa2verify.kernels.triton.arguments import arguments, padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, through_softcap
@@ -38,15 +41,14 @@ def backward_dq(
 ) -> None:
     """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
     config = config or configuration("backward_dq", padded_block_d(call.head_dim), q.device)
+    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq, "lse_log2": lse_log2, "delta": delta, **call.tensors}
+    _prepare(call.plain, placed(tensors)[0], config)(tensors, q.device)
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(call: Call, layouts: tuple[Layout, ...], config: Configuration) -> Launch:
     blocks = triton.cdiv(call.seqlen_q, config.block_m)
-    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq}
-    launch(
-        backward_dq_kernel,
-        (blocks, call.heads_q, call.batch),
-        config,
-        tensors | {"lse_log2": lse_log2, "delta": delta},
-        arguments(call, tensors) | lse_strides(call, delta),
-    )
+    return prepare(backward_dq_kernel, (blocks, call.heads_q, call.batch), config, arguments(call, layouts))
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
