@@ -6,7 +6,6 @@ Our CUDA kernel's forward may take 1.5 times the host time of torch's own FlashA
 turn: beyond that an attention that is faster on the device is slower in a model of short sequences.
 """
 
-import time
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from fa2verify.benchmarks.first_call import first_calls
 from fa2verify.benchmarks.host_cost import host_costs, too_much
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
-from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, session_of
+from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, seconds_each, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD
 from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.reports.benchmark_record import FirstCall, HostCost
@@ -27,7 +26,7 @@ _FIRST = Problem(
     causal="bottom_right",
     direction="forward_backward",
 )
-_PROCESS_SECONDS = 300.0
+_PROCESS_SECONDS = 20.0, 300.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,9 +62,7 @@ def test_first_call(kernel: str, bench: BenchmarkSession) -> None:
     """A fresh process with empty caches, then one with full ones."""
 
     def measure(deadline: float) -> Made:
-        # Each of the two processes may take half of what is left, but time enough to start at all.
-        left = min(_PROCESS_SECONDS, max(20.0, (deadline - time.monotonic()) / 2))
-        return first_calls(kernel, _FIRST, bench.device.type, left)
+        return first_calls(kernel, _FIRST, bench.device.type, seconds_each(deadline, 2, *_PROCESS_SECONDS))
 
     made = measured_or_skipped(bench, ("first", kernel), f"first call of {kernel}", measure)
     failed = [line for line in made if isinstance(line, FirstCall) and line.outcome == "failed"]

@@ -159,6 +159,14 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
     return config.stash[SESSION]
 
 
+def seconds_each(deadline: float, parts: int, least: float, most: float) -> float:
+    """Seconds for each of as many parts of a cell, `most` of them. Raises TimeIsUp if `least` are not left."""
+    left = (deadline - time.monotonic()) / parts
+    if left < least:
+        raise TimeIsUp(f"--bench-seconds leaves {max(0.0, left):.0f} s for what takes at least {least:.0f}")
+    return min(most, left)
+
+
 def measured_or_skipped(session: BenchmarkSession, key: Hashable, name: str, measure: Measure) -> Made:
     """`session.once`, the test being skipped with its reason when time is up."""
     try:

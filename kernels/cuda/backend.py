@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, gpu, gpu_compiler, host_compiler
-from fa2verify.kernels.cuda.call import Words, beside, make_structure, word_of
+from fa2verify.kernels.cuda.call import CallStructure, Words, make_structure, word_of
 from fa2verify.kernels.cuda.configuration import (
     MAX_HEAD_DIM,
     OWN_KEYS,
@@ -136,13 +136,19 @@ class _Prepared:
 
 @lru_cache(maxsize=MOST)
 def _prepare(
-    name: Name, call: Call, dtype: torch.dtype, device: torch.device, layouts: tuple[Layout, ...], tiles: Tiles | None
+    name: Name,
+    call: Call,
+    dtype: torch.dtype,
+    emulated: bool,
+    shared_kb: int,
+    layouts: tuple[Layout, ...],
+    tiles: Tiles | None,
 ) -> _Prepared:
     """Kept by signature, see `fa2verify.kernels.interface.signature`; `call` is plain."""
     structure = make_structure(call, layouts)
-    features = Feature.ANY if device.type == "cpu" else relevant(name, Feature(structure.features))
+    features = Feature.ANY if emulated else relevant(name, Feature(structure.features))
     head_dim = padded_head_dim(call.head_dim)
-    chosen = variant(name, _DTYPES[dtype], head_dim, features, _shared_kb(device), tiles)
+    chosen = variant(name, _DTYPES[dtype], head_dim, features, shared_kb, tiles)
     length, heads = (call.seqlen_k, call.heads_kv) if name in OWN_KEYS else (call.seqlen_q, call.heads_q)
     structure.blocks = -(-length // chosen.rows)
     blocks = structure.blocks * heads * call.batch * chosen.parts
@@ -155,14 +161,16 @@ def launch(name: Name, call: Call, tensors: Mapping[str, Tensor | None], tiles: 
     """Start one kernel on `tensors`, by their names in call.cuh, with the table's tiles or with `tiles`."""
     first = next(tensor for tensor in tensors.values() if tensor is not None)
     plain = call.plain
-    given = tensors if plain is call else {**tensors, **beside(call)}
+    given = tensors if plain is call else {**tensors, **call.tensors}
     layouts, addresses = placed(given)
-    prepared = _prepare(name, plain, first.dtype, first.device, layouts, tiles)
+    emulated, shared_kb = first.is_cpu, _shared_kb(first.device)
+    prepared = _prepare(name, plain, first.dtype, emulated, shared_kb, layouts, tiles)
     # A copy: another thread may be at the same launch.
-    structure = Words.from_buffer_copy(prepared.structure)
+    structure = CallStructure.from_buffer_copy(prepared.structure)
+    words = Words.from_buffer(structure)
     for word, address in zip(prepared.words, addresses, strict=True):
-        structure[word] = address
-    if first.is_cpu:
+        words[word] = address
+    if emulated:
         known = {name: tensor for name, tensor in given.items() if tensor is not None}
         emulator.launch(prepared.variant, prepared.blocks, structure, known)
     else:

@@ -8,7 +8,6 @@ import ctypes
 import math
 
 import torch
-from torch import Tensor
 
 from fa2verify.kernels.cuda.configuration import MAX_SEQLEN, Feature
 from fa2verify.kernels.interface.call import Call
@@ -69,7 +68,6 @@ class CallStructure(ctypes.Structure):
 
 # A structure as whole words, which is the fastest way to set addresses; all of them are words of their own.
 Words = ctypes.c_uint64 * (ctypes.sizeof(CallStructure) // 8)
-CallData = CallStructure | ctypes.Array[ctypes.c_uint64]
 
 
 def word_of(name: str) -> int:
@@ -82,7 +80,7 @@ def word_of(name: str) -> int:
 def make_structure(call: Call, layouts: tuple[Layout, ...]) -> CallStructure:
     """The structure for a launch, all but the addresses of its tensors; `blocks` is left to the launch.
 
-    layouts  of the launch's tensors and those `beside` the call, by field name
+    layouts  of the launch's tensors and the call's own, by field name
 
     Raises ValueError for a length that 32-bit indices cannot hold.
     """
@@ -122,17 +120,6 @@ def make_structure(call: Call, layouts: tuple[Layout, ...]) -> CallStructure:
     structure.drop_below = int(call.dropout * 2**32)
     structure.features = int(_features(call, "alibi_slopes" in given, narrow))
     return structure
-
-
-def beside(call: Call) -> dict[str, Tensor]:
-    """The tensors that a call brings beside those of the launch, by field name."""
-    given = {
-        "cu_seqlens_q": call.cu_seqlens_q,
-        "cu_seqlens_k": call.cu_seqlens_k,
-        "alibi_slopes": call.alibi_slopes,
-        "dropout_seed": call.dropout_seed if call.dropout else None,
-    }
-    return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 def _features(call: Call, alibi: bool, narrow: bool) -> Feature:

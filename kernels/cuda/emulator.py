@@ -13,7 +13,7 @@ from functools import cache
 from torch import Tensor
 
 from fa2verify.kernels.cuda import configuration
-from fa2verify.kernels.cuda.call import CallData, CallStructure
+from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import Feature, Variant, variants
 from fa2verify.kernels.cuda.host_compiler import library
 from fa2verify.kernels.cuda.source import host_source
@@ -47,7 +47,7 @@ _seeds = itertools.count(int(os.environ.get("FA2VERIFY_EMULATOR_SEED", "0")))
 _one_at_a_time = threading.Lock()
 
 
-def launch(variant: Variant, blocks: int, call: CallData, tensors: dict[str, Tensor]) -> None:
+def launch(variant: Variant, blocks: int, call: CallStructure, tensors: dict[str, Tensor]) -> None:
     """Run `blocks` blocks of a kernel on CPU tensors. Raises EmulatorError, HostCompilerError."""
     if not blocks:
         return

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fa2verify.kernels.cuda.call import CallData
+from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import Variant
 from fa2verify.kernels.cuda.gpu_compiler import compile_cached
 from fa2verify.kernels.cuda.source import ENTRY
@@ -22,7 +22,7 @@ class LaunchError(RuntimeError):
     """The driver refused; the message has its name for the reason."""
 
 
-def launch(variant: Variant, blocks: int, call: CallData, device: torch.device) -> None:
+def launch(variant: Variant, blocks: int, call: CallStructure, device: torch.device) -> None:
     """Start `blocks` blocks of a kernel. Raises LaunchError; compiler errors pass through."""
     if not blocks:
         return
@@ -34,7 +34,7 @@ def launch(variant: Variant, blocks: int, call: CallData, device: torch.device) 
             _start(variant, blocks, call, device.index)
 
 
-def _start(variant: Variant, blocks: int, call: CallData, index: int) -> None:
+def _start(variant: Variant, blocks: int, call: CallStructure, index: int) -> None:
     """Start them on the current device, whose index is given, on its current stream."""
     kernel = _kernel(variant, index)
     # The driver copies the argument before it returns.

@@ -49,6 +49,17 @@ class Call:
         return replace(self, cu_seqlens_q=None, cu_seqlens_k=None, alibi_slopes=None, dropout_seed=None)
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it brings, by name."""
+        given = {
+            "cu_seqlens_q": self.cu_seqlens_q,
+            "cu_seqlens_k": self.cu_seqlens_k,
+            "alibi_slopes": self.alibi_slopes,
+            "dropout_seed": self.dropout_seed if self.dropout else None,
+        }
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
+
+    @property
     def varlen(self) -> bool:
         """Whether sequences are packed one after the other."""
         return self.cu_seqlens_q is not None

@@ -149,8 +149,8 @@ def _below_autograd(operator: OpOverload, keys: torch._C.DispatchKeySet, inputs:
 def _past_autograd(operator: OpOverload, inputs: tuple[Any, ...]) -> Any:
     """Call an operator; what torch traces, and transforms of functions (torch.func), go the whole way."""
     if (
-        (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
         or torch._C._are_functorch_transforms_active()
     ):
         return operator(*inputs)

@@ -7,12 +7,10 @@ thousands of drawn problems compiles a few hundred kernels at most.
 """
 
 import math
-from dataclasses import replace
-from functools import lru_cache
-
-from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
+from fa2verify.kernels.interface.signature import Layout
+from fa2verify.kernels.triton.specialisation import ROWS, VIEWS
 
 MAX_HEAD_DIM = 256
 _CHUNK = 8  # elements of 16 bits in the 16 bytes of the widest access
@@ -28,33 +26,18 @@ def padded_block_d(head_dim: int) -> int:
     return max(16, 1 << (head_dim - 1).bit_length())
 
 
-def arguments(call: Call, tensors: dict[str, Tensor]) -> dict[str, object]:
-    """Kernel arguments by name: the call's, and the strides of `tensors`, (..., heads, head_dim) each."""
-    slopes = call.alibi_slopes
-    plain = call
-    if call.varlen or slopes is not None or call.dropout_seed is not None:
-        plain = replace(call, cu_seqlens_q=None, cu_seqlens_k=None, alibi_slopes=None, dropout_seed=None)
-    layouts = ((name, tuple(x.shape), x.stride(), _begins_aligned(x)) for name, x in tensors.items())
-    numbers = _numbers(plain, call.varlen, tuple(layouts))
-    return numbers | {
-        "cu_seqlens_q": call.cu_seqlens_q,
-        "cu_seqlens_k": call.cu_seqlens_k,
-        "alibi_slopes": slopes,
-        "alibi_sequence_stride": slopes.stride(0) if slopes is not None and slopes.ndim == 2 else 0,
-        "dropout_seed": call.dropout_seed if call.dropout else None,
-    }
+def arguments(call: Call, layouts: tuple[Layout, ...]) -> dict[str, object]:
+    """All of a kernel's arguments that are no tensors, by name.
 
-
-_Layout = tuple[str, tuple[int, ...], tuple[int, ...], bool]  # name, shape, strides, first element at 16 bytes
-
-
-@lru_cache(maxsize=4096)
-def _numbers(call: Call, varlen: bool, layouts: tuple[_Layout, ...]) -> dict[str, object]:
-    """All arguments that are no tensors. Cached: to compute them costs a call more host time than to launch it."""
+    layouts  of the launch's tensors and the call's own
+    """
+    varlen = any(name == "cu_seqlens_q" for name, *_ in layouts)
     block_d = padded_block_d(call.head_dim)
-    aligned = call.head_dim % _CHUNK == 0 and all(_is_aligned(layout) for layout in layouts)
+    views = tuple(layout for layout in layouts if layout[0] in VIEWS)
+    aligned = call.head_dim % _CHUNK == 0 and all(_is_aligned(layout) for layout in views)
     left, right = call.band
     given: dict[str, object] = {
+        "alibi_sequence_stride": 0,
         "dropout_threshold": _as_int32(int(call.dropout * 2**32)),
         "dropout_rescale": 1 / (1 - call.dropout),
         "seqlen_q": call.seqlen_q,
@@ -74,27 +57,22 @@ def _numbers(call: Call, varlen: bool, layouts: tuple[_Layout, ...]) -> dict[str
         "full": aligned and call.head_dim == block_d,
         "block_d": block_d,
     }
-    for name, _, strides, _ in layouts:
+    for name, _, strides, _ in views:
         *sequence, row, head, _ = strides
         given[f"{name}_sequence_stride"] = sequence[0] if sequence else row
         given[f"{name}_row_stride"] = row
         given[f"{name}_head_stride"] = head
+    for name, shape, strides, _ in layouts:
+        if name in ROWS:
+            # Contiguous (batch, heads_q, seqlen_q), or (heads_q, total_q).
+            given["lse_sequence_stride"] = 1 if varlen else strides[0]
+            given["lse_head_stride"] = strides[0 if varlen else 1]
+        elif name == "alibi_slopes" and len(shape) == 2:
+            given["alibi_sequence_stride"] = strides[0]
     return given
 
 
-def lse_strides(call: Call, lse: Tensor) -> dict[str, object]:
-    """Strides of a contiguous (batch, heads_q, seqlen_q) or (heads_q, total_q) tensor of one number a row."""
-    return {
-        "lse_sequence_stride": 1 if call.varlen else lse.stride(0),
-        "lse_head_stride": lse.stride(0 if call.varlen else 1),
-    }
-
-
-def _begins_aligned(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % 16 == 0
-
-
-def _is_aligned(layout: _Layout) -> bool:
+def _is_aligned(layout: Layout) -> bool:
     """Whether every row of a tensor begins at a multiple of 16 bytes."""
     _, shape, strides, begins_aligned = layout
     steps = (stride for size, stride in zip(shape[:-1], strides[:-1], strict=True) if size > 1)

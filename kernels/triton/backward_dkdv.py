@@ -12,6 +12,7 @@ dK and dV need no copy a query head. For dQ there are two forms:
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
+from fa2verify.kernels.triton.arguments import arguments, padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration, has_tma
 from fa2verify.kernels.triton.descriptor import describe, use_descriptors
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, lower_of, query_range, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, through_softcap
@@ -50,7 +52,7 @@ def backward_dkdv(
 ) -> None:
     """Fill `dk` and `dv`, like k and v. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
     config = config or configuration("backward_dkdv", padded_block_d(call.head_dim), q.device)
-    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, {"dq_sum": None, "dq_by": "nothing"})
+    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, None, "nothing")
 
 
 def backward_fused(
@@ -72,11 +74,9 @@ def backward_fused(
     rows = call.batch * call.seqlen_q if not call.varlen else q.shape[0]
     dq_sum = torch.zeros((rows, call.heads_q * block_d), dtype=torch.float32, device=q.device)
     reductions = dq_sum.numel() > 0 and has_tma(q.device)
-    extra: dict[str, object] = {
-        "dq_sum": TensorDescriptor.from_tensor(dq_sum, [config.block_m, block_d]) if reductions else dq_sum,
-        "dq_by": "reductions" if reductions else "atomics",
-    }
-    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, extra)
+    sums = TensorDescriptor.from_tensor(dq_sum, [config.block_m, block_d]) if reductions else dq_sum
+    dq_by = "reductions" if reductions else "atomics"
+    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, sums, dq_by)
     # Its sign went with K's, see the kernel.
     heads_apart = dq_sum.view(*dq.shape[:-1], block_d)[..., : call.head_dim]
     torch.mul(heads_apart, abs(call.scale), out=dq)
@@ -93,23 +93,27 @@ def _launch(
     dk: Tensor,
     dv: Tensor,
     config: Configuration,
-    extra: dict[str, object],
+    dq_sum: Tensor | TensorDescriptor | None,
+    dq_by: str,
 ) -> None:
+    tensors: dict[str, Any] = {"q": q, "dout": dout, "k": k, "v": v, "dk": dk, "dv": dv}
+    tensors |= {"lse_log2": lse_log2, "delta": delta, **call.tensors}
+    launch, box = _prepare(call.plain, placed(tensors)[0], q.device, config, dq_by)
+    if box:
+        tensors |= {"q": describe(q, *box), "dout": describe(dout, *box)}
+    launch(tensors | {"dq_sum": dq_sum}, q.device)
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(
+    call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration, dq_by: str
+) -> tuple[Launch, tuple[int, int] | None]:
+    """The launch, and the box of q and dout where they are descriptors."""
+    given = arguments(call, layouts) | {"dq_by": dq_by}
+    given["descriptors"] = use_descriptors(config, given, layouts[:2], device)
     blocks = triton.cdiv(call.seqlen_k, config.block_n)
-    block_d = padded_block_d(call.head_dim)
-    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dk": dk, "dv": dv}
-    given = arguments(call, tensors) | lse_strides(call, delta) | extra
-    given["descriptors"] = use_descriptors(config, given, (q, dout))
-    moving: dict[str, Any] = {"q": q, "dout": dout}
-    if given["descriptors"]:
-        moving = {name: describe(tensor, config.block_m, block_d) for name, tensor in moving.items()}
-    launch(
-        backward_dkdv_kernel,
-        (blocks, call.heads_kv, call.batch),
-        config,
-        tensors | {"lse_log2": lse_log2, "delta": delta} | moving,
-        given,
-    )
+    launch = prepare(backward_dkdv_kernel, (blocks, call.heads_kv, call.batch), config, given)
+    return launch, (config.block_m, padded_block_d(call.head_dim)) if given["descriptors"] else None
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

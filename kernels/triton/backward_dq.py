@@ -6,17 +6,22 @@ said in `fa2verify.kernels.triton.backward_dkdv`.
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
+from functools import lru_cache
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
+from fa2verify.kernels.triton.arguments import arguments, padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration
 from fa2verify.kernels.triton.descriptor import describe, use_descriptors
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, through_softcap
@@ -38,20 +43,26 @@ def backward_dq(
     config: Configuration | None = None,
 ) -> None:
     """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
+    config = config or configuration("backward_dq", padded_block_d(call.head_dim), q.device)
+    tensors: dict[str, Any] = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq}
+    tensors |= {"lse_log2": lse_log2, "delta": delta, **call.tensors}
+    launch, box = _prepare(call.plain, placed(tensors)[0], q.device, config)
+    if box:
+        tensors |= {"k": describe(k, *box), "v": describe(v, *box)}
+    launch(tensors, q.device)
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(
+    call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration
+) -> tuple[Launch, tuple[int, int] | None]:
+    """The launch, and the box of k and v where they are descriptors."""
     block_d = padded_block_d(call.head_dim)
-    config = config or configuration("backward_dq", block_d, q.device)
+    given = arguments(call, layouts)
+    given["descriptors"] = use_descriptors(config, given, layouts[1:3], device)
     blocks = triton.cdiv(call.seqlen_q, config.block_m)
-    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq}
-    given = arguments(call, tensors) | lse_strides(call, delta)
-    given["descriptors"] = use_descriptors(config, given, (k, v))
-    moving = {name: describe(x, config.block_n, block_d) for name, x in (("k", k), ("v", v)) if given["descriptors"]}
-    launch(
-        backward_dq_kernel,
-        (blocks, call.heads_q, call.batch),
-        config,
-        tensors | {"lse_log2": lse_log2, "delta": delta} | moving,
-        given,
-    )
+    launch = prepare(backward_dq_kernel, (blocks, call.heads_q, call.batch), config, given)
+    return launch, (config.block_n, block_d) if given["descriptors"] else None
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

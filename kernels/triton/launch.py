@@ -3,17 +3,18 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fa2verify.kernels.triton.configuration import Configuration
 
 _GRID_LIMIT = 2**31 - 1
+_ABSENT = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k", "alibi_slopes", "dropout_seed"))
 _compile_only: ContextVar[bool] = ContextVar("compile_only", default=False)
 
 
@@ -27,41 +28,58 @@ def compile_only() -> Iterator[None]:
         _compile_only.reset(token)
 
 
-def launch(
-    kernel: Any,
-    grid: tuple[int, int, int],
-    config: Configuration,
-    tensors: Mapping[str, Any],
-    arguments: dict[str, object],
-) -> None:
-    """Run `kernel`; what it does not take of `arguments` is left out.
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch without its tensors: what is kept of it, see `fa2verify.kernels.interface.signature`.
 
-    grid  (blocks, heads, batch); a grid without programs launches nothing
+    kernel     Triton's
+    programs   of its grid, which has one dimension; without any, nothing is launched
+    constants  the kernel's arguments that are no tensors, and Triton's own
+    tensors    the names of the arguments that are
+    """
+
+    kernel: Any
+    programs: int
+    constants: dict[str, object]
+    tensors: tuple[str, ...]
+
+    def __call__(self, tensors: Mapping[str, Any], device: torch.device) -> None:
+        """Run it on `tensors`, by name, on their `device`; what a call does not bring of its own tensors is None."""
+        if not self.programs:
+            return
+        if device.type == "cpu":
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                # The interpreter computes with numpy, which warns of what a GPU does silently and by design here:
+                # overflow to infinity, log2(0) of an empty row, exp2 of scores that no one stores.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                # Before 3.7 it turns arrays of one element into loop bounds, which numpy 1.25 to 2.3 deprecates.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._start(tensors)
+        elif device.index == torch.cuda.current_device():
+            self._start(tensors)
+        else:
+            with torch.cuda.device(device):
+                self._start(tensors)
+
+    def _start(self, tensors: Mapping[str, Any]) -> None:
+        given = {**_ABSENT, **tensors}
+        taken = {name: given[name] for name in self.tensors}
+        if _compile_only.get():
+            self.kernel.warmup(**taken, **self.constants, grid=(self.programs,))
+        else:
+            self.kernel[(self.programs,)](**taken, **self.constants)
+
+
+def prepare(kernel: Any, grid: tuple[int, int, int], config: Configuration, arguments: Mapping[str, object]) -> Launch:
+    """A launch of `kernel`; what it does not take of `arguments` is left out, what they lack is a tensor.
+
+    grid  (blocks, heads, batch)
     Raises ValueError if the grid has more than 2^31 - 1 programs, CUDA's limit.
     """
     programs = math.prod(grid)
-    if programs == 0:
-        return
     if programs > _GRID_LIMIT:
         raise ValueError(f"blocks x heads x batch = {grid} is more than the {_GRID_LIMIT:,} programs of a CUDA grid")
-    blocks = {"blocks": grid[0], "block_m": config.block_m, "block_n": config.block_n}
-    given: dict[str, object] = {**arguments, **blocks, **tensors}
-    taken = {name: given[name] for name in kernel.arg_names}
-    device = next(tensor.device for tensor in tensors.values() if isinstance(tensor, Tensor))
-    with ExitStack() as stack:
-        if device.type == "cuda":
-            if device.index != torch.cuda.current_device():
-                stack.enter_context(torch.cuda.device(device))
-        else:
-            # The interpreter computes with numpy, which warns of what a GPU does silently and by design here: overflow
-            # to infinity, log2(0) of an empty row, exp2 of scores that no one stores.
-            stack.enter_context(np.errstate(all="ignore"))
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", RuntimeWarning)
-            # Before 3.7 it turns arrays of one element into loop bounds, which numpy 1.25 to 2.3 deprecates.
-            warnings.simplefilter("ignore", DeprecationWarning)
-        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        if _compile_only.get():
-            kernel.warmup(**taken, **options, grid=(programs,))
-        else:
-            kernel[(programs,)](**taken, **options)
+    given = {**arguments, "blocks": grid[0], "block_m": config.block_m, "block_n": config.block_n}
+    constants = {name: given[name] for name in kernel.arg_names if name in given}
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    return Launch(kernel, programs, constants | options, tuple(name for name in kernel.arg_names if name not in given))

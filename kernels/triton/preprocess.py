@@ -6,14 +6,17 @@ lse adds P * dlse to dS, so it is subtracted from D: dS = P * (dP - D + dlse).
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
-from fa2verify.kernels.triton.configuration import configuration
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
+from fa2verify.kernels.triton.arguments import arguments, padded_block_d
+from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
 from fa2verify.kernels.triton.tile import load_tile, padded_head_dim, tile_pointers
@@ -24,14 +27,17 @@ def preprocess(
 ) -> None:
     """Fill `delta` and `lse_log2`; both, `lse` and `dlse` are contiguous fp32 and shaped like lse."""
     config = configuration("preprocess", padded_block_d(call.head_dim), out.device)
+    tensors: dict[str, Tensor | None] = {"out": out, "dout": dout, "lse": lse, "dlse": dlse, "delta": delta}
+    tensors |= {"lse_log2": lse_log2, **call.tensors}
+    _prepare(call.plain, placed(tensors)[0], config)(tensors, out.device)
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(call: Call, layouts: tuple[Layout, ...], config: Configuration) -> Launch:
     blocks = triton.cdiv(call.seqlen_q, config.block_m)
-    launch(
-        preprocess_kernel,
-        (blocks, call.heads_q, call.batch),
-        config,
-        {"out": out, "dout": dout, "lse": lse, "dlse": dlse, "delta": delta, "lse_log2": lse_log2},
-        arguments(call, {"out": out, "dout": dout}) | lse_strides(call, lse) | {"has_dlse": dlse is not None},
-    )
+    given = arguments(call, layouts)
+    given["has_dlse"] = any(name == "dlse" for name, *_ in layouts)
+    return prepare(preprocess_kernel, (blocks, call.heads_q, call.batch), config, given)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

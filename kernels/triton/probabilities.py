@@ -6,15 +6,19 @@ exp(S - L), negated where dropout drops it.
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
+from functools import lru_cache
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import arguments, lse_strides, padded_block_d
-from fa2verify.kernels.triton.configuration import configuration
+from fa2verify.kernels.interface.signature import MOST, Layout, placed
+from fa2verify.kernels.triton.arguments import arguments, padded_block_d
+from fa2verify.kernels.triton.configuration import Configuration, configuration
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, lower_of, upper_of, visible
 from fa2verify.kernels.triton.precision import storable
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped
@@ -27,16 +31,17 @@ from fa2verify.kernels.triton.tile import load_tile, padded_head_dim, tile_point
 def probabilities(call: Call, q: Tensor, k: Tensor, lse: Tensor, weights: Tensor) -> None:
     """Fill the visible part of `weights`, contiguous (batch, heads_q, >= seqlen_q, >= seqlen_k) of q's dtype."""
     config = configuration("probabilities", padded_block_d(call.head_dim), q.device)
+    tensors = {"q": q, "k": k, "lse": lse, "weights": weights, **call.tensors}
+    _prepare(call.plain, placed(tensors)[0], weights.shape, config)(tensors, q.device)
+
+
+@lru_cache(maxsize=MOST)
+def _prepare(call: Call, layouts: tuple[Layout, ...], weights: torch.Size, config: Configuration) -> Launch:
     columns = triton.cdiv(call.seqlen_k, config.block_n)
-    launch(
-        probabilities_kernel,
-        (triton.cdiv(call.seqlen_q, config.block_m) * columns, call.heads_q, call.batch),
-        config,
-        {"q": q, "k": k, "lse": lse, "weights": weights},
-        arguments(call, {"q": q, "k": k})
-        | lse_strides(call, lse)
-        | {"column_blocks": columns, "weights_rows": weights.shape[2], "weights_columns": weights.shape[3]},
-    )
+    given = arguments(call, layouts)
+    given |= {"column_blocks": columns, "weights_rows": weights[2], "weights_columns": weights[3]}
+    blocks = triton.cdiv(call.seqlen_q, config.block_m) * columns
+    return prepare(probabilities_kernel, (blocks, call.heads_q, call.batch), config, given)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

@@ -5,15 +5,15 @@ with two dozen lengths, strides and pointers, drawn problems would compile for h
 accesses) is one flag for all of them, see `fa2verify.kernels.triton.tile`.
 """
 
-_TENSORS = ("q", "k", "v", "out", "dout", "dq", "dk", "dv")
-_ROWS = ("lse", "dlse", "delta", "lse_log2")
+VIEWS = ("q", "k", "v", "out", "dout", "dq", "dk", "dv")
+ROWS = ("lse", "dlse", "delta", "lse_log2")
 _FEATURES = ("window_left", "window_right", "alibi_sequence_stride", "dropout_threshold")
 _WEIGHTS = ("weights", "weights_rows", "weights_columns", "column_blocks")
 _SIZES = ("blocks", "seqlen_q", "seqlen_k", "heads_q", "heads_kv", "head_dim", "bottom_right", *_FEATURES)
 
 UNSPECIALISED: list[str] = [
-    *_TENSORS,
-    *_ROWS,
+    *VIEWS,
+    *ROWS,
     "cu_seqlens_q",
     "cu_seqlens_k",
     "alibi_slopes",
@@ -21,7 +21,7 @@ UNSPECIALISED: list[str] = [
     "dq_sum",
     *_SIZES,
     *_WEIGHTS,
-    *(f"{name}_{dimension}_stride" for name in _TENSORS for dimension in ("sequence", "row", "head")),
+    *(f"{name}_{dimension}_stride" for name in VIEWS for dimension in ("sequence", "row", "head")),
     "lse_sequence_stride",
     "lse_head_stride",
 ]

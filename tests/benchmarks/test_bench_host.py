@@ -46,6 +46,16 @@ def test_every_kernel_and_part_has_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(line.outcome == "measured" and len(line.us) == 3 and min(line.us) > 0 for line in measured)
 
 
+def test_nothing_is_compiled_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late() -> object:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(host_cost, "compiled", lambda *_: too_late)
+    lines = host_cost.host_costs([StandardAttention()], CPU, rounds=3, calls=2, deadline=-math.inf)
+    assert {line.mode for line in lines} == {"eager"}
+    assert {line.outcome for line in lines} == {"measured"}
+
+
 def test_a_compiled_forward_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """By dynamo alone: Inductor takes ten seconds to load."""
     compile_whole = torch.compile

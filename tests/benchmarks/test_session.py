@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fa2verify.benchmarks.session import BenchmarkSession
+from fa2verify.benchmarks.session import BenchmarkSession, TimeIsUp, seconds_each
 from fa2verify.reports.benchmark_record import HostCost, Measurement, read
 
 LINE = HostCost(subject="a", mode="eager", direction="forward", outcome="failed")
@@ -52,6 +52,17 @@ def test_cells_get_equal_parts_of_what_is_left(session: BenchmarkSession) -> Non
     begun = 100.0  # seconds, of which making the session and both cells takes little
     assert begun / 4 - 5 < parts[0] <= begun / 4
     assert begun / 3 - 5 < parts[1] <= begun / 3
+
+
+def test_a_part_that_has_no_time_to_start_is_none(session: BenchmarkSession) -> None:
+    session.left = {"a", "b"}
+    with pytest.raises(TimeIsUp, match="leaves 0 s for what takes at least 20"):
+        session.once("a", "a", lambda deadline: seconds_each(time.monotonic() - 1, 2, 20.0, 300.0) and ())
+    parts: list[float] = []
+    # Its time is another's.
+    session.once("b", "b", lambda deadline: parts.append(seconds_each(deadline, 2, 20.0, 300.0)) or ())
+    assert 45 < parts[0] <= 50
+    assert seconds_each(time.monotonic() + 1e6, 2, 20.0, 300.0) == 300.0
 
 
 def test_what_was_measured_before_a_failure_counts(session: BenchmarkSession, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fa2verify.kernels.cuda import emulator, kernel
 from fa2verify.kernels.cuda.attention import attention
 from fa2verify.kernels.cuda.backend import CudaBackend
-from fa2verify.kernels.cuda.call import CallStructure, beside, make_structure
+from fa2verify.kernels.cuda.call import CallStructure, make_structure
 from fa2verify.kernels.cuda.configuration import (
     MAX_SEQLEN,
     PADDED_HEAD_DIMS,
@@ -254,7 +254,7 @@ def test_a_length_that_32_bits_cannot_index_is_refused() -> None:
 def test_only_what_a_call_asks_for_is_compiled() -> None:
     def features(head_dim: int = 8, **fields: Any) -> Feature:
         asked = call(head_dim=head_dim, **fields)
-        tensors = {"q": tensor(1, 1, 1, head_dim)} | beside(asked)
+        tensors = {"q": tensor(1, 1, 1, head_dim)} | asked.tensors
         return Feature(make_structure(asked, placed(tensors)[0]).features)
 
     assert features() == Feature(0)

@@ -25,7 +25,7 @@ from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configurati
 from fa2verify.kernels.triton.dropout import kept
 from fa2verify.kernels.triton.forward import forward
 from fa2verify.kernels.triton.kernel import TritonKernel
-from fa2verify.kernels.triton.launch import launch
+from fa2verify.kernels.triton.launch import prepare
 from fa2verify.kernels.triton.mask import key_range, query_range
 from fa2verify.kernels.triton.mode import interpreting
 from fa2verify.kernels.triton.precision import rounded, storable
@@ -138,7 +138,7 @@ def test_the_dropout_mask_is_the_reference_mask(seed: int, dropout: float) -> No
     given = torch.tensor([seed], device=DEVICE)
     call = Call(batch=3, seqlen_q=40, seqlen_k=64, heads_q=2, heads_kv=1, head_dim=16, causal=None, scale=1.0,
                 dropout=dropout, dropout_seed=given)  # fmt: skip
-    threshold = arguments(call, {})["dropout_threshold"]
+    threshold = arguments(call, ())["dropout_threshold"]
     found = torch.empty(32, 16, dtype=torch.int8, device=DEVICE)
     for column in (16, 32, 48):
         _keep[(1,)](found, given, threshold, 2, 1, 8, column, block_m=32, block_n=16)
@@ -235,13 +235,13 @@ class _Recorder:
 
 def test_the_grid_has_one_dimension_so_that_batch_times_heads_may_pass_65535() -> None:
     recorder = _Recorder()
-    launch(recorder, (3, 16, 8300), Configuration(64, 64, 4, 1), {"q": half(1)}, {})
+    prepare(recorder, (3, 16, 8300), Configuration(64, 64, 4, 1), {})({"q": half(1)}, DEVICE)
     assert recorder.grid == (3 * 16 * 8300,)
 
 
 def test_a_grid_beyond_cuda_is_refused() -> None:
     with pytest.raises(ValueError, match="more than the 2,147,483,647 programs"):
-        launch(_Recorder(), (2**16, 16, 2**12), Configuration(64, 64, 4, 1), {"q": half(1)}, {})
+        prepare(_Recorder(), (2**16, 16, 2**12), Configuration(64, 64, 4, 1), {})
 
 
 @pytest.mark.parametrize("dimension", [0, 1, 2])
