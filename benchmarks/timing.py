@@ -1,9 +1,10 @@
 """Times calls side by side: in one process, rounds interleaved, by the device's own clock.
 
 Clock and power drift by 5 to 10 % over a run, so that neither two runs are comparable nor two kernels timed one after
-the other. Every round runs each call once and drift meets all alike; what counts is the ratio of medians. Before each
-call the L2 cache is overwritten, and then the device spins long enough for the host to have queued the whole call, so
-that the time between two events is the device's alone.
+the other. Every round runs each call once and drift meets all alike; what counts is the ratio of medians. Each round
+begins with another call: the first finds an idle device and an empty queue, which beside a busy host cost the one that
+was always first 3.5 %. Before each call the L2 cache is overwritten, and then the device spins long enough for the host
+to have queued the whole call, so that the time between two events is the device's alone.
 """
 
 import time
@@ -136,18 +137,21 @@ def interleave(
 
     deadline  of time.monotonic(): no round begins after it, but `LEAST` are always run
 
-    A call that raises is taken out and becomes a failure. Raises ContextLost, and ValueError for too few rounds.
+    Calls keep their order, but for where a round begins. One that raises is taken out and becomes a failure. Raises
+    ContextLost, and ValueError for too few rounds.
     """
     if rounds < LEAST:
         raise ValueError(f"{rounds} rounds are too few; a median with its spread takes at least {LEAST}")
     clock = clock or clock_for(device)
     failures: dict[Key, Failure] = {}
     times: dict[Key, list[float]] = {key: [] for key in calls}
+    order = list(calls.items())
     for number in range(WARM_UP + rounds):
         if number >= WARM_UP + LEAST and time.monotonic() > deadline:
             break
         marks: list[tuple[Key, Elapsed]] = []
-        for key, call in calls.items():
+        first = number % max(len(order), 1)
+        for key, call in order[first:] + order[:first]:
             if key in failures:
                 continue
             try:

@@ -85,7 +85,9 @@ def partial_tile_of_lse(problem: Problem) -> bool:
     """
     if problem.is_varlen or problem.dropout:
         return False
-    head_dim = 256 if problem.head_dim > 192 else 32 * math.ceil(problem.head_dim / 32)
+    head_dim = 32 * math.ceil(problem.head_dim / 32)
+    if head_dim > 128:
+        head_dim = 192 if head_dim <= 192 else 256
     tile = 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
     block_k = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
     queries, heads = problem.seqlens_q[0], problem.heads_q
