@@ -5,10 +5,11 @@ Every draw is the same bits on any machine and under any torch: numpy's Philox s
 
 A family is chosen for what it shows. Uniform non-negative or very small values, alone, let all-zero gradients pass;
 Gaussian values alone hide what real activations break (TransformerEngine 3216); values that tie make roundings equal,
-so that a bias shows which otherwise averages out (arXiv 2510.04212). One family is no distribution but rows of a real
-model, stored (`fa2verify.kernels.activations`).
+or decide them all one way, so that a bias shows which otherwise averages out (arXiv 2510.04212). One family is no
+distribution but rows of a real model, stored (`fa2verify.kernels.activations`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ Family = Literal[
     "outliers",
     "shifted_mean",
     "tied_keys",
+    "paired_keys",
     "huge_logit",
     "powers_of_two",
     "negative_zero",
@@ -35,7 +37,8 @@ Family = Literal[
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
-# Families whose roundings are not independent: the probabilistic error bound does not hold for them.
+# Families whose roundings are not independent: the probabilistic error bound does not hold for them. Both weights of
+# paired_keys are rounded alike, but a relative error that a whole row shares is one of O, for which the bound has room.
 DEPENDENT: frozenset[Family] = frozenset({"tied_keys", "powers_of_two"})
 
 Values = NDArray[np.float32]
@@ -117,6 +120,40 @@ def _below_minus_two(stream: Stream, shape: Shape) -> Values:
     return -_above_two(stream, shape)
 
 
+# How far the scores of a pair lie above the others at the default scale, in natural logarithms. The others then weigh
+# some 2^-15 of the pair: far less than half a place of bf16, 2^-9, which they can decide and not make, and far more
+# than one of fp32.
+_GAP = 16.0
+
+
+def _paired_keys(shared: Stream, head_dim: int) -> tuple[Draw, Draw, Draw, Draw]:
+    """Two equal keys, the first, that outweigh all others for every query, and V of one sign (arXiv 2510.04212).
+
+    They are one vector x for all heads. Every query has as much of it as puts its score _GAP above 0; the other keys
+    have nothing of it. Its elements cancel: a kernel that adds all of q up is not what this is about.
+
+    shared  a stream that all roles have
+    """
+    above = np.float32(0.5) + np.abs(shared.normal((-(-head_dim // 2),)))
+    x: Values = np.concatenate([above, -above])[:head_dim]
+    square = math.fsum(float(element) ** 2 for element in x)
+
+    share: Values = np.float32(_GAP * math.sqrt(head_dim) / square) * x
+
+    def queries(stream: Stream, shape: Shape) -> Values:
+        return stream.normal(shape) + share
+
+    def keys(stream: Stream, shape: Shape) -> Values:
+        body = stream.normal(shape)
+        # Summed in order, and so to the same bits everywhere, as np.sum need not be.
+        along = np.cumsum(body.astype(np.float64) * x, axis=-1)[..., -1:] / square
+        others: Values = (body - along * x).astype(np.float32)
+        others[:2] = x
+        return others
+
+    return queries, keys, _same_sign, _normal
+
+
 def _scaled(factor: float) -> Draw:
     return lambda stream, shape: np.float32(factor) * stream.normal(shape)
 
@@ -129,8 +166,8 @@ def _normal(stream: Stream, shape: Shape) -> Values:
     return stream.normal(shape)
 
 
-# Family to the draws of (q, k, v, gradient of out), independent of one another, each over one sequence's tensor:
-# (seqlen, heads, head_dim).
+# Family to the draws of (q, k, v, gradient of out), each over one sequence's tensor: (seqlen, heads, head_dim). Here
+# are those that are independent of one another.
 _DRAWS: dict[Family, tuple[Draw, Draw, Draw, Draw]] = {
     "randn": (_normal, _normal, _normal, _normal),
     "large": (_scaled(5), _scaled(5), _scaled(5), _scaled(5)),
@@ -164,7 +201,9 @@ def draw(family: Family, seed: int, role: Role, sequence: int, shape: Shape) -> 
     shape     (seqlen, heads, head_dim)
     """
     position = ROLES.index(role)
+    # For what roles have in common: a stream that no role of a sequence has.
+    shared = Stream.of(seed, 2**63 + sequence)
     if family == "activations":
-        # One draw for all four roles, which belong together; from a stream that no role of a sequence has.
-        return activations.rows(position, Stream.of(seed, 2**63 + sequence).indices((2,)), shape)
-    return _DRAWS[family][position](Stream.of(seed, sequence * len(ROLES) + position), shape)
+        return activations.rows(position, shared.indices((2,)), shape)
+    draws = _paired_keys(shared, shape[-1]) if family == "paired_keys" else _DRAWS[family]
+    return draws[position](Stream.of(seed, sequence * len(ROLES) + position), shape)

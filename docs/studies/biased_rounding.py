@@ -7,7 +7,6 @@ numbers, and the small remaining terms, all of one sign, decide every one of tho
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -22,11 +21,6 @@ from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.kernels.values import FAMILIES
 
 NAME = "biased-rounding"
-# How far the two equal scores lie above the others, in natural logarithms. Together the others then weigh some 2^-15 of
-# these two: far less than bf16's half place, which is 2^-9, so that leaving them out of the sum is no bias of its own,
-# and far more than fp32's, so that they decide a sum that lies half-way.
-GAP = 16.0
-PAIRED = "paired_keys"
 LENGTH, HEADS, SEEDS = 200, 4, 12
 ARITHMETIC: dict[str, Callable[[Problem, Tensors], Outputs]] = {
     "PyTorch": baseline,
@@ -36,25 +30,11 @@ ARITHMETIC: dict[str, Callable[[Problem, Tensors], Outputs]] = {
 }
 
 
-def paired(problem: Problem, tensors: Tensors) -> Tensors:
-    """Two equal keys that outweigh all others for every query: the paper's condition, V as `problem` has it.
-
-    The first two keys of each head are one vector x, and every query has so much of x added that their scores lie GAP
-    above what they would be.
-    """
-    randn = make_tensors(replace(problem, values="randn"))
-    x = randn.k[:, :1].float()
-    k = randn.k.clone()
-    k[:, :2] = x.to(k.dtype)
-    share = GAP / (problem.softmax_scale * (x * x).sum(-1, keepdim=True))
-    return replace(tensors, q=(randn.q.float() + share * x).to(k.dtype), k=k)
-
-
 def measure(quick: bool) -> list[Row]:
     """A row for each family and arithmetic: mean over seeds of `bias`, and its standard error."""
     rows: list[Row] = []
     length, seeds = (48, 2) if quick else (LENGTH, SEEDS)
-    for family in (*FAMILIES, PAIRED):
+    for family in FAMILIES:
         found: dict[str, list[float]] = {name: [] for name in ARITHMETIC}
         for seed in range(seeds):
             problem = Problem(
@@ -62,12 +42,10 @@ def measure(quick: bool) -> list[Row]:
                 lengths=Dense(seqlen_q=length, seqlen_k=length),
                 heads_q=HEADS,
                 heads_kv=HEADS,
-                values="tied_keys" if family == PAIRED else family,
+                values=family,
                 seed=seed,
             )
             tensors = make_tensors(problem)
-            if family == PAIRED:
-                tensors = paired(problem, tensors)
             exact = reference(problem, tensors)
             for name, attention in ARITHMETIC.items():
                 found[name].append(error("out", problem.dtype, attention(problem, tensors), exact).bias)

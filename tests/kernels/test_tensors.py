@@ -34,6 +34,7 @@ CHECKSUMS: dict[Family, tuple[str, str]] = {
     "outliers": ("49c347730fade32d", "5585cf0820e82466"),
     "shifted_mean": ("5622c6d69050979b", "637cba683062e485"),
     "tied_keys": ("7df8e6d2ffebe3de", "0af9263d7d1a6af2"),
+    "paired_keys": ("724e6e174874b774", "b2253016a44f977b"),
     "huge_logit": ("a5865e069394bebf", "7df14c92bac8c76d"),
     "powers_of_two": ("dd6782e518e772dd", "645c66fe3922048e"),
     "negative_zero": ("f5922b27424ee8fa", "214a6ed3f34182f4"),

@@ -124,6 +124,28 @@ def test_tied_keys_tie_and_their_values_have_one_sign() -> None:
     assert_normal(values("tied_keys", "q"), 0, 1)
 
 
+@pytest.mark.parametrize("head_dim", [1, 2, 3, 8, 64, 256])
+def test_paired_keys_tie_far_above_the_others(head_dim: int) -> None:
+    q, k, v = (draw("paired_keys", 5, role, 0, (257, 3, head_dim)) for role in ("q", "k", "v"))
+    assert (k[:2] == k[0, 0]).all(), "one vector, for all heads"
+    scores = np.einsum("ihd,jhd->hij", q.astype(np.float64), k.astype(np.float64)) / np.sqrt(head_dim)
+    # A pair's score is 16 plus a standard normal times |x| / sqrt(head_dim), at most 1.9 in these draws; its mean over
+    # 257 queries and 3 heads is within six standard errors.
+    size = np.sqrt((k[0, 0].astype(np.float64) ** 2).mean())
+    assert abs(scores[..., 0].mean() - 16) < 6 * size / np.sqrt(257 * 3)
+    # Nothing else comes near: exp(-5) is the least ratio here, of one of 200,000 scores.
+    assert (scores[..., :1] - scores[..., 2:]).min() > 5
+    assert (v <= -0.5).all()
+    assert_normal(draw("paired_keys", 5, "dout", 0, (257, 3, head_dim)), 0, 1)
+
+
+def test_queries_of_paired_keys_add_up_to_little() -> None:
+    """As if they were standard normal: what all queries have in common cancels within its row."""
+    q = values("paired_keys", "q").astype(np.float64)
+    assert abs(q.sum()) < 6 * np.sqrt(COUNT)
+    assert abs(q[..., 0].mean()) > 0.2, "and they do have something in common"
+
+
 def test_the_first_key_of_huge_logit_outweighs_the_others() -> None:
     """Where it points along the query; where it points away, half of the rows, it is out of the softmax."""
     q, k = values("huge_logit", "q")[:, 0].astype(np.float64), values("huge_logit", "k")[:, 0].astype(np.float64)

@@ -1,9 +1,8 @@
-"""The condition of arXiv 2510.04212 is what the study's tensors meet, and its mechanism is what they show."""
+"""The condition of arXiv 2510.04212 is what the family paired_keys meets, and its mechanism is what it shows."""
 
 from dataclasses import replace
 
 import torch
-from biased_rounding import paired
 from rounding import Flash
 from study import error
 
@@ -11,11 +10,13 @@ from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.kernels.reference import Steps, reference, steps
 from fa2verify.kernels.tensors import Tensors, make_tensors
 
-PROBLEM = Problem(dtype="bfloat16", lengths=Dense(seqlen_q=64, seqlen_k=64), heads_q=8, heads_kv=8, values="tied_keys")
+PROBLEM = Problem(
+    dtype="bfloat16", lengths=Dense(seqlen_q=64, seqlen_k=64), heads_q=8, heads_kv=8, values="paired_keys"
+)
 
 
 def posed() -> tuple[Tensors, Steps]:
-    tensors = paired(PROBLEM, make_tensors(PROBLEM))
+    tensors = make_tensors(PROBLEM)
     (part,) = steps(PROBLEM, tensors)
     return tensors, part
 
@@ -29,10 +30,8 @@ def test_two_keys_are_one_and_outweigh_the_others() -> None:
     assert float(between.double().mean()) > 0.95
 
 
-def test_v_has_one_sign_and_is_the_familys() -> None:
-    tensors, _ = posed()
-    assert bool((tensors.v < 0).all())
-    assert torch.equal(tensors.v, make_tensors(PROBLEM).v)
+def test_v_has_one_sign() -> None:
+    assert bool((posed()[0].v < 0).all())
 
 
 def bias(attention: Flash, tensors: Tensors) -> float:
