@@ -135,17 +135,19 @@ def _paired_keys(shared: Stream, head_dim: int) -> tuple[Draw, Draw, Draw, Draw]
     shared  a stream that all roles have
     """
     above = np.float32(0.5) + np.abs(shared.normal((-(-head_dim // 2),)))
-    x = np.concatenate([above, -above])[:head_dim]
+    x: Values = np.concatenate([above, -above])[:head_dim]
     square = math.fsum(float(element) ** 2 for element in x)
 
+    share: Values = np.float32(_GAP * math.sqrt(head_dim) / square) * x
+
     def queries(stream: Stream, shape: Shape) -> Values:
-        return stream.normal(shape) + np.float32(_GAP * math.sqrt(head_dim) / square) * x
+        return stream.normal(shape) + share
 
     def keys(stream: Stream, shape: Shape) -> Values:
         body = stream.normal(shape)
         # Summed in order, and so to the same bits everywhere, as np.sum need not be.
         along = np.cumsum(body.astype(np.float64) * x, axis=-1)[..., -1:] / square
-        others = (body - along * x).astype(np.float32)
+        others: Values = (body - along * x).astype(np.float32)
         others[:2] = x
         return others
 

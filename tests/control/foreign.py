@@ -48,6 +48,8 @@ class OneKey(Kernel):
     def unsupported(self, problem: Problem) -> tuple[str, ...]:
         if set(problem.seqlens_k) != {1} or problem.causal or problem.window != (-1, -1) or problem.dropout:
             return ("It takes one key, and no mask.",)
+        if problem.tail:
+            return ("It takes no rows past the last sequence.",)
         return ("It has no backward.",) if problem.backward else ()
 
     def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
