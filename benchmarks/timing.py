@@ -76,7 +76,7 @@ class DeviceClock:
             call()
             end.record()
             # Where the device has come to the first event only now, it found the whole call queued.
-            if cycles > _MOST_CYCLES or not begin.query():
+            if cycles > _MOST_CYCLES or not begin.query():  # type: ignore[no-untyped-call]
                 return lambda: float(begin.elapsed_time(end))
             self._cycles[call] = 2 * cycles
 
