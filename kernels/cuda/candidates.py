@@ -1,10 +1,11 @@
 """Tiles worth timing, by kernel and head_dim: `tune.py` races them.
 
-What is left out cannot run, or should lose: accumulators that do not fit the registers, tiles that do not fit shared
-memory, a spread of the warps that reads far more from shared memory a product than the best one does. The one-pass
-backward reads much: at the peak of mma.sync an m16n8k16 takes 2 cycles of a multiprocessor of compute capability 8.0,
-1.6 or so of 9.0, and a load of four 8 x 8 matrices (512 bytes, 128 a cycle) takes 4. It also adds to memory 4 bytes of
-dQ for each 2.5 * block_n operations: wide tiles of keys are among the candidates though narrow ones read less.
+What is left out cannot run, or should lose: tiles that are no whole number of a block's copies, accumulators that do
+not fit the registers, tiles that do not fit shared memory, a spread of the warps that reads far more from shared memory
+a product than the best one does. The one-pass backward reads much: at the peak of mma.sync an m16n8k16 takes 2 cycles
+of a multiprocessor of compute capability 8.0, 1.6 or so of 9.0, and a load of four 8 x 8 matrices (512 bytes, 128 a
+cycle) takes 4. It also adds to memory 4 bytes of dQ for each 2.5 * block_n operations: wide tiles of keys are among the
+candidates though narrow ones read less.
 """
 
 from collections.abc import Iterator

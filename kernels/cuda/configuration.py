@@ -76,8 +76,9 @@ _FORWARD: _ByShared = {
     128: {99: Tiles(128, 64)},
     256: {99: Tiles(64, 64), 227: Tiles(128, 128, 8)},
 }
-# The one-pass backward. A warp has 32 keys of the scores where two accumulators of 32 x head_dim fit its registers,
-# since each load of a query then serves twice as many products.
+# The one-pass backward. From registers, a warp has 32 keys where two accumulators of 32 x head_dim fit its own, since
+# each load of a query then serves twice as many products, and else 16. Through shared memory its keys of the scores are
+# not those of its accumulators. Of the forward and of this, 64, 128 and 256 were raced on an H200 (docs/results).
 _ONE_PASS: _ByShared = {
     32: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 2))},
     64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 1))},
@@ -172,11 +173,11 @@ def variant(
 ) -> Variant:
     """The variant for a GPU whose blocks may have `shared_kb` of shared memory, with the table's tiles or with `tiles`.
 
-    Raises ValueError if the table has no one-pass backward for this head_dim and so little shared memory.
+    Raises ValueError if the table has no entry for so little shared memory.
     """
     tiles = tiles or _tiles(name, head_dim, shared_kb)
     if tiles is None:
-        raise ValueError(f"no one-pass backward of head_dim {head_dim} fits {shared_kb} KB of shared memory")
+        raise ValueError(f"no {name} of head_dim {head_dim} fits {shared_kb} KB of shared memory")
     return Variant(name, dtype, head_dim, features, tiles)
 
 

@@ -1,7 +1,10 @@
 """Launch configurations: one table, by pass, padded head_dim and the shared memory that a GPU gives a block.
 
-Blocks are as large as registers and shared memory allow: the work a byte loaded grows with the block. Compute
-capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB.
+Compute capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB. Of the entries for 227 KB
+those of the forward at 64 and 128, and of both passes of the backward at 64, 128 and 256, won races on an H200
+(docs/results). No other entry was raced: there blocks are as large as registers and shared memory allow, since the work
+a byte loaded grows with the block. A GPU takes the entry of the largest level that it reaches; why the table alone
+decides is in docs/decisions/0006-tiles-from-a-table.md.
 `python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory;
 `python -m fa2verify.kernels.triton.tune` races others against them on a GPU.
 """
@@ -60,7 +63,8 @@ _TABLE: dict[Pass, _Row] = {
         256: _row(Configuration(128, 64, 8, 2), Configuration(64, 64, 8, 2), Configuration(64, 32, 8, 2)),
     },
     "preprocess": {block_d: _row(Configuration(64, 64, 4, 1)) for block_d in BLOCK_DS},
-    # dK and dV are two fp32 accumulators of block_n x block_d: the widest head_dims leave registers for few queries.
+    # dK and dV are two fp32 accumulators of block_n x block_d: beside them the widest head_dims leave registers for few
+    # queries, unless descriptors do without addresses. 64 queries at 256 spill 88 bytes, and win all the same.
     "backward_dkdv": {
         16: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
         32: _row(Configuration(32, 128, 8, 3), Configuration(64, 64, 4, 2)),
@@ -127,7 +131,8 @@ def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Conf
     )
 
 
-# block_d for which one fused kernel is faster than two, by what a GPU's blocks may have of shared memory.
+# block_d for which one fused kernel is faster than two, by what a GPU's blocks may have of shared memory. None so far:
+# on an H200 the two take 0.77 to 0.93 of the fused one's time at 64 and 128; 256 and smaller GPUs were not raced.
 _FUSED: dict[int, tuple[int, ...]] = {227: (), 163: (), 99: ()}
 
 

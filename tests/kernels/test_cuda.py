@@ -278,8 +278,10 @@ def test_every_variant_fits_its_shared_memory(shared_kb: int) -> None:
             assert one.shared_bytes <= shared_kb * 1024
 
 
-def test_a_backward_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="no one-pass backward of head_dim 256 fits 99 KB of shared memory"):
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="no forward of head_dim 64 fits 64 KB of shared memory"):
+        variant("forward", "float16", 64, Feature(0), 64)
+    with pytest.raises(ValueError, match="no backward of head_dim 256 fits 99 KB of shared memory"):
         variant("backward", "float16", 256, Feature(0), 99)
 
 
