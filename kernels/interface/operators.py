@@ -23,7 +23,7 @@ _OPTIONS = (
     "SymInt max_seqlen_k, str? causal, SymInt window_left, SymInt window_right, float? softmax_scale, float softcap, "
     "float dropout_p, bool deterministic"
 )
-_OPTION_COUNT = _OPTIONS.count(",") + 1
+_TENSORS = 3 + _OPTIONS.count("Tensor?")
 _SCHEMAS = (
     f"forward(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor out, Tensor lse)",
     "backward(Tensor? dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, bool needs_dq, "
@@ -75,7 +75,7 @@ class Operators:
 
     def _attend(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return _Attention.apply(self.forward, self.backward, keys, *inputs)  # type: ignore[no-untyped-call]
+            return _Attention.apply(self, keys, inputs[_TENSORS:], *inputs[:_TENSORS])  # type: ignore[no-untyped-call]
         return _below_autograd(self.forward, keys, inputs)
 
     def _differentiate(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
@@ -163,26 +163,29 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, forward: OpOverload, backward: OpOverload, keys: torch._C.DispatchKeySet, *inputs: Any
+        ctx: Any, operators: Operators, keys: torch._C.DispatchKeySet, numbers: tuple[Any, ...], *tensors: Any
     ) -> Any:
-        """Run `forward` and save what `backward` takes."""
-        out, lse = _below_autograd(forward, keys, inputs)
-        q, k, v, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed, *options = inputs
-        ctx.save_for_backward(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, dropout_seed)
-        ctx.backward_operator, ctx.options = backward, options
+        """Run `forward` and save what `backward` takes; `numbers` are its options that are no tensors.
+
+        They are one argument because each costs time.
+        """
+        q, k, v, *options = tensors
+        out, lse = _below_autograd(operators.forward, keys, (*tensors, *numbers))
+        ctx.save_for_backward(q, k, v, out, lse, *options)
+        ctx.operators, ctx.numbers = operators, numbers
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of q, k and v, those that are needed."""
-        q, k, v, out, lse, *tensors = ctx.saved_tensors
-        _, _, _, needs_q, needs_k, needs_v, *_ = ctx.needs_input_grad
+        q, k, v, out, lse, *options = ctx.saved_tensors
+        needs_q, needs_k, needs_v = ctx.needs_input_grad[3:6]
         needs_kv = needs_k or needs_v
-        inputs = (dout, dlse, q, k, v, out, lse, needs_q, needs_kv, *tensors, *ctx.options)
-        dq, dk, dv = _past_autograd(ctx.backward_operator, inputs)
+        inputs = (dout, dlse, q, k, v, out, lse, needs_q, needs_kv, *options, *ctx.numbers)
+        dq, dk, dv = _past_autograd(ctx.operators.backward, inputs)
         found = (dq if needs_q else None, dk if needs_k else None, dv if needs_v else None)
-        return None, None, None, *found, *(None,) * _OPTION_COUNT
+        return None, None, None, *found, *(None,) * len(options)
 
 
 class _Gradients(torch.autograd.Function):
