@@ -12,7 +12,7 @@ from fa2verify.kernels.mask import visible
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.registry import builtin
 from fa2verify.verify.isolation import Isolation
-from fa2verify.verify.known_failures import LEDGER, many_gradient_sums, window_past_every_key
+from fa2verify.verify.known_failures import LEDGER, few_keys, many_gradient_sums, window_past_every_key
 from fa2verify.verify.ledger import KnownFailure, Place, confirmed
 from fa2verify.verify.plan import KnownCase, known_cases, left_out
 from fa2verify.verify.relations import RELATIONS
@@ -91,3 +91,9 @@ def test_how_often_torch_s_cpu_backward_rounds() -> None:
     assert covered(lengths=Dense(seqlen_q=449))
     assert not covered(lengths=Dense(seqlen_q=768)), "three blocks of 256"
     assert not many_gradient_sums(Problem(heads_q=64, lengths=Dense(seqlen_q=160)))
+
+
+@pytest.mark.parametrize(("seqlens_k", "few"), [((15,), True), ((16,), False), ((0, 16), False), ((64, 1), True)])
+def test_fewer_keys_than_a_vector_has_elements(seqlens_k: tuple[int, ...], few: bool) -> None:
+    lengths = Varlen(seqlens_q=(1,) * len(seqlens_k), seqlens_k=seqlens_k)
+    assert few_keys(Problem(lengths=lengths)) == few
