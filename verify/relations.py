@@ -5,6 +5,7 @@ from fa2verify.verify.foreign_values import foreign_values
 from fa2verify.verify.kept_results import kept_results
 from fa2verify.verify.relation import Relation
 from fa2verify.verify.repetition import repetition
+from fa2verify.verify.visible_nan import visible_nan
 
 # The last looks back at what the others' calls did.
-RELATIONS: tuple[Relation, ...] = (repetition, foreign_values, batch_invariance, kept_results)
+RELATIONS: tuple[Relation, ...] = (repetition, foreign_values, visible_nan, batch_invariance, kept_results)

@@ -38,7 +38,7 @@ def hangs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class OneKey(Kernel):
-    """It takes a single key, so that out is v whatever it computes."""
+    """It takes a single key, so that out is v whatever the score is, if it is a number."""
 
     name, lineage = "one-key", "test"
 
@@ -53,11 +53,14 @@ class OneKey(Kernel):
         return ("It has no backward.",) if problem.backward else ()
 
     def __call__(self, problem: Problem, tensors: Tensors) -> Outputs:
-        keys = tensors.v.repeat_interleave(problem.group, -2)
+        q = tensors.q
+        k, v = (tensor.repeat_interleave(problem.group, -2) for tensor in (tensors.k, tensors.v))
         if problem.is_varlen:
             lengths = torch.tensor(problem.seqlens_q)
-            return Outputs(keys.repeat_interleave(lengths, 0))
-        return Outputs(keys.expand(tensors.q.shape).contiguous())
+            k, v = (tensor.repeat_interleave(lengths, 0) for tensor in (k, v))
+        # 1, and NaN where the score is.
+        weight = (0 * (q.float() * k.float()).sum(-1, keepdim=True)).exp()
+        return Outputs((weight * v).to(q.dtype))
 
 
 for _function in (segfaults, hangs):

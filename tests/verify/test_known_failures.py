@@ -17,6 +17,7 @@ from fa2verify.verify.isolation import Isolation
 from fa2verify.verify.known_failures import (
     LEDGER,
     decoding_tile_beyond_mask_block,
+    few_keys,
     many_gradient_sums,
     partial_tile_of_lse,
     window_past_every_key,
@@ -188,3 +189,9 @@ def test_where_flex_decoding_has_no_configuration() -> None:
     assert not covered(128, 8)
     assert not covered(127, 1)
     assert not covered(63, 15, heads_kv=5), "a group of three"
+
+
+@pytest.mark.parametrize(("seqlens_k", "few"), [((15,), True), ((16,), False), ((0, 16), False), ((64, 1), True)])
+def test_fewer_keys_than_a_vector_has_elements(seqlens_k: tuple[int, ...], few: bool) -> None:
+    lengths = Varlen(seqlens_q=(1,) * len(seqlens_k), seqlens_k=seqlens_k)
+    assert few_keys(Problem(lengths=lengths)) == few

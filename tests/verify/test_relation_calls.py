@@ -72,15 +72,17 @@ def call_of(kernel: Kernel, problem: Problem) -> Call:
 @pytest.mark.parametrize(
     ("problem", "claimed", "calls"),
     [
-        # Itself; again, if gradients have one order; with NaN, if there are two heads or sequences; each one alone.
-        (Problem(head_dim=8), True, 1),
-        (Problem(head_dim=8, deterministic=True), True, 1),
-        (Problem(head_dim=8, direction="forward_backward", deterministic=True), False, 2),
-        (Problem(head_dim=8, heads_q=2), False, 1),
-        (Problem(head_dim=8, heads_q=2, heads_kv=2), False, 2),
-        (CALL, False, 2),
-        (CALL, True, 4),
-        (ORDERED, True, 5),
+        # Itself; again, if gradients have one order; with NaN, if there are two heads or sequences; with one NaN, if a
+        # key is seen; each one alone.
+        (Problem(head_dim=8), True, 2),
+        (Problem(head_dim=8, lengths=Dense(seqlen_k=0)), True, 1),
+        (Problem(head_dim=8, deterministic=True), True, 2),
+        (Problem(head_dim=8, direction="forward_backward", deterministic=True), False, 3),
+        (Problem(head_dim=8, heads_q=2), False, 2),
+        (Problem(head_dim=8, heads_q=2, heads_kv=2), False, 3),
+        (CALL, False, 3),
+        (CALL, True, 5),
+        (ORDERED, True, 6),
         (replace(CALL, dropout=0.5), True, 2),
     ],
 )
@@ -128,7 +130,7 @@ def test_every_call_is_guarded(made: Make, right: Right) -> None:
         return right(problem, tensors)
 
     attempt(made(call, batch_invariant=True), ORDERED, Bench(CPU, guard=guard, relations=RELATIONS))
-    assert inside == [True] * 5
+    assert inside == [True] * 6
 
 
 @pytest.mark.parametrize(

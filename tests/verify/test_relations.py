@@ -24,11 +24,13 @@ from fa2verify.verify.relations import RELATIONS
 from fa2verify.verify.repetition import repetition
 from fa2verify.verify.sizes import SIZES
 from fa2verify.verify.trial import Bench, attempt
+from fa2verify.verify.visible_nan import visible_nan
 
 CPU = torch.device("cpu")
 BY_NAME: dict[str, Relation] = {
     "repetition": repetition,
     "foreign values": foreign_values,
+    "visible NaN": visible_nan,
     "batch invariance": batch_invariance,
     "kept results": kept_results,
 }
@@ -37,6 +39,7 @@ BY_NAME: dict[str, Relation] = {
 LONGEST = {
     "repetition": 3 * TILE,
     "foreign values": 8,
+    "visible NaN": 8,
     "batch invariance": 2 * TILE,
     "kept results": 8,
 }
@@ -48,6 +51,7 @@ MESSAGE = {
         "foreign values": (
             r"out\[0, 0, 0\] is nan, not #, when other sequences and key heads hold NaN \(8 such elements\)"
         ),
+        "visible NaN": r"out\[0, 0, 0, 0\] is 0, where q\[0, 0, 0, #\] is NaN, and seen \(8 such elements\)",
         "batch invariance": (
             r"out\[0, .*\] of sequence 0 alone is #, not # \(# of 16 elements differ; the same bits are promised\)"
         ),

@@ -75,6 +75,18 @@ class LoadsOnward(Mutation):
         return replace(sequence, v=v)
 
 
+class DropsNaN(Mutation):
+    """Maximum and weights are found by comparisons, which NaN fails: a NaN score weighs nothing."""
+
+    name = "NaN scores weigh nothing"
+    source = "docs/findings/sdpa-cpu-nan-becomes-zero.md"
+    shows = Problem(head_dim=8)
+
+    def scores(self, sequence: Sequence, i: int, j: int) -> Tensor:
+        s = super().scores(sequence, i, j)
+        return s.masked_fill(s.isnan(), float("-inf"))
+
+
 class SplitsToFill(SplitFlash, Mutation):
     """Keys are split in two where the batch alone would not fill the device: a heuristic, and so another sum."""
 
@@ -105,6 +117,7 @@ class GivesOutTwice(Mutation):
 RELATED: dict[str, type[Mutation]] = {
     "repetition": Arrival,
     "foreign values": LoadsOnward,
+    "visible NaN": DropsNaN,
     "batch invariance": SplitsToFill,
     "kept results": GivesOutTwice,
 }
