@@ -115,9 +115,9 @@ class KnownFailure:
 
     def expects(self, record: Record) -> bool:
         """Whether `record`, of a problem that is covered, fails as this entry says, and in no other way besides."""
-        rules = (record.rule or "").split(BESIDES)
-        own = all(any(rule == own or rule.startswith(f"{own} ") for own in self.rules) for rule in rules)
-        return record.verdict == self.verdict and own
+        broken = (record.rule or "").split(BESIDES)
+        expected = all(any(rule == own or rule.startswith(f"{own} ") for own in self.rules) for rule in broken)
+        return record.verdict == self.verdict and expected
 
     @property
     def takes_process(self) -> bool:

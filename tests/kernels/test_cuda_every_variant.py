@@ -1,9 +1,11 @@
 """The problems that take every variant: that they do, as the emulator and the build evidence see it."""
 
 import pytest
+from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, every_variant
 from fa2verify.kernels.cuda.build_evidence import variants
+from fa2verify.kernels.cuda.call import CallData, CallStructure
 from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, SHARED_KB, Feature, Variant
 from fa2verify.kernels.cuda.every_variant import Case, call, cases
 
@@ -23,9 +25,11 @@ OF_32 = [case for head_dim, case in cases() if head_dim == 32 and case.problem.d
 def test_a_call_launches_them(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulator's variants have every feature at once; which features a call has is in its structure."""
     launched: set[tuple[str, int]] = set()
-    monkeypatch.setattr(
-        emulator, "launch", lambda chosen, _blocks, structure, _named: launched.add((chosen.name, structure.features))
-    )
+
+    def launch(chosen: Variant, _blocks: int, data: CallData, _named: dict[str, Tensor]) -> None:
+        launched.add((chosen.name, CallStructure.from_buffer_copy(data).features))
+
+    monkeypatch.setattr(emulator, "launch", launch)
     call(case.problem, "cpu")
     assert {name for name, _ in launched} == {one.name for one in case.variants(32, emulator.SHARED_KB)}
     assert {features for name, features in launched if name not in ("preprocess", "postprocess")} == {case.features}
