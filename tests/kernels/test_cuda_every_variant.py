@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fa2verify.kernels.cuda import emulator, every_variant
 from fa2verify.kernels.cuda.build_evidence import variants
-from fa2verify.kernels.cuda.call import CallData, CallStructure
+from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, SHARED_KB, Feature, Variant
 from fa2verify.kernels.cuda.every_variant import Case, call, cases
 
@@ -26,8 +26,8 @@ def test_a_call_launches_them(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     """The emulator's variants have every feature at once; which features a call has is in its structure."""
     launched: set[tuple[str, int]] = set()
 
-    def launch(chosen: Variant, _blocks: int, data: CallData, _named: dict[str, Tensor]) -> None:
-        launched.add((chosen.name, CallStructure.from_buffer_copy(data).features))
+    def launch(chosen: Variant, _blocks: int, structure: CallStructure, _named: dict[str, Tensor]) -> None:
+        launched.add((chosen.name, structure.features))
 
     monkeypatch.setattr(emulator, "launch", launch)
     call(case.problem, "cpu")
