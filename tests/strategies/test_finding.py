@@ -1,7 +1,8 @@
-"""Rare problems are found: each kind at least once in 200 draws, as many as a quick run makes.
+"""Rare problems are found: each kind at least once in 600 draws, as many as a default run makes for two kernels.
 
-The rarest kinds come about seven times in 200 draws on average, so that one run in a thousand would miss one of them;
-the draws here are derandomised, and change only with the strategies or with Hypothesis.
+The rarest kinds, the layout `tail` and a length of 32, come eight and eleven times in 600 draws on average, by fourteen
+seeds, so that three runs in ten thousand would miss one. The draws are derandomised, which does not fix them:
+Hypothesis also takes constants from whatever modules are loaded.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ SIZE = Size(max_seqlen=512, max_scores=2**18, max_batch=6, max_heads=8)
 def drawn() -> list[Problem]:
     got: list[Problem] = []
 
-    @settings(max_examples=200, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=600, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
     @given(problems(lambda _: (), size=SIZE))
     def collect(problem: Problem) -> None:
         got.append(problem)
@@ -100,4 +101,4 @@ def test_most_problems_have_few_features(drawn: list[Problem]) -> None:
 
 
 def test_hardly_any_problem_is_drawn_twice(drawn: list[Problem]) -> None:
-    assert len(set(drawn)) > 190
+    assert len(set(drawn)) > 570

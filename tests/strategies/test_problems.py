@@ -156,8 +156,9 @@ def test_a_feature_that_needs_another_is_still_drawn() -> None:
 
 
 def test_top_left_is_drawn_where_lengths_are_equal() -> None:
-    got = drawn(top_left_when_square)
-    assert sum(problem.causal == "top_left" for problem in got) >= 10
+    # 49 of 600, by twelve seeds; the standard error is 7.
+    got = drawn(top_left_when_square, examples=600)
+    assert sum(problem.causal == "top_left" for problem in got) >= 20
     assert sum(not square(problem) for problem in got) >= 100
 
 

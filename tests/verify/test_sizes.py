@@ -47,14 +47,15 @@ def sees_key_from(first: int) -> Callable[[Problem], bool]:
     )
 
 
-# Least share in per cent. Of 900 draws a share of 20 % has a standard error of 1.3 %; the draws are fixed, and change
-# only with the strategies or with Hypothesis.
+# Least share in per cent. The seed does not fix the draws: Hypothesis also takes constants from whatever modules are
+# loaded. So each is about four standard errors, of 900 draws, below the mean of eight seeds, which are 19, 3.0, 20, 16,
+# 13, 38 and 59.
 LEAST: dict[str, tuple[Callable[[Problem], object], int]] = {
-    "a key of the third tile of 64 is seen": (sees_key_from(128), 15),
-    "a key of the third tile of 128 is seen": (sees_key_from(256), 2),
+    "a key of the third tile of 64 is seen": (sees_key_from(128), 14),
+    "a key of the third tile of 128 is seen": (sees_key_from(256), 1),
     "a query of the third tile of 64": (lambda p: max(p.seqlens_q) > 128 and max(p.seqlens_k) > 0, 10),
-    "several key heads for several query heads each": (lambda p: p.heads_q > p.heads_kv > 1, 15),
-    "one key head for several query heads": (lambda p: p.heads_q > p.heads_kv == 1, 10),
+    "several key heads for several query heads each": (lambda p: p.heads_q > p.heads_kv > 1, 11),
+    "one key head for several query heads": (lambda p: p.heads_q > p.heads_kv == 1, 8),
     "several heads, one for one": (lambda p: p.heads_q == p.heads_kv > 1, 25),
     "several sequences": (lambda p: p.batch > 1, 50),
 }
