@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fa2verify.kernels.problem import Problem
 from fa2verify.reports.store import PARTS
 
 
@@ -27,10 +28,14 @@ def test_deaths_and_hangs_beside_a_kernel_that_passes(suite: Any) -> None:
     }
     assert [record.verdict for record in of["right"]] == ["passed"] * 51
 
-    (shrunk,) = [record for record in of["segfaults"] if record.phase == "shrunk"]
-    assert (shrunk.verdict, shrunk.rule) == ("crashed", "process died")
-    assert shrunk.message == "the process died of signal 11 (SIGSEGV) during the call"
-    assert shrunk.problem == {"lengths": {"seqlen_k": 17}, "head_dim": 8}
+    # Two workers may find it at the same time; each shrinks it among the problems of its own test.
+    died = [record for record in of["segfaults"] if record.phase == "shrunk"]
+    assert 1 <= len(died) <= 2
+    for record in died:
+        assert (record.verdict, record.rule) == ("crashed", "process died")
+        assert record.message == "the process died of signal 11 (SIGSEGV) during the call"
+        smallest = Problem.from_dict(record.problem)
+        assert (max(smallest.seqlens_k), smallest.head_dim, smallest.scores) == (17, 8, 17)
     assert {record.verdict for record in of["segfaults"]} == {"passed", "crashed"}
 
     (shrunk,) = [record for record in of["hangs"] if record.phase == "shrunk"]
@@ -39,8 +44,10 @@ def test_deaths_and_hangs_beside_a_kernel_that_passes(suite: Any) -> None:
     assert {record.verdict for record in of["hangs"]} == {"timed_out"}
 
     # A person can run each again.
-    for name, line in (("segfaults", '{"lengths":{"seqlen_k":17},"head_dim":8}'), ("hangs", '{"head_dim":8}')):
-        assert f"again: fa2verify check foreign:{name} '{line}'" in done.stdout
+    assert "again: fa2verify check foreign:hangs '{\"head_dim\":8}'" in done.stdout
+    for record in died:
+        line = Problem.from_dict(record.problem).to_json()
+        assert f"again: fa2verify check foreign:segfaults '{line}'" in done.stdout
     assert sorted(path.name for path in suite.report.iterdir()) == ["index.html", "records.jsonl"]
 
 
