@@ -61,14 +61,14 @@ def without_a_key(problem: Problem) -> bool:
 
 
 def many_gradient_sums(problem: Problem) -> bool:
-    """Backward, with eight or more sums rounded into dK and dV: one a query head of the group and block of queries.
+    """Backward, with five or more sums rounded into dK and dV: one a query head of the group and block of queries.
 
     torch's CPU kernel cuts queries into blocks of 32, of 64 from 192 queries on and of 256 from 768 on. With fewer than
-    eight sums no problem has been seen to fail.
+    six sums no problem has been seen to fail.
     """
     queries = max(problem.seqlens_q)
     block = 256 if queries >= 768 else 64 if queries >= 192 else 32
-    return problem.backward and problem.group * math.ceil(queries / block) >= 8
+    return problem.backward and problem.group * math.ceil(queries / block) >= 5
 
 
 def few_keys(problem: Problem) -> bool:

@@ -26,7 +26,10 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-REAL = Path(__file__).parents[2] / "docs" / "results" / "h200-2026-11-20"
+# Of the first runs on an H200, with failures, a crash and several runs: what a page must show.
+REAL = Path(__file__).parent / "records"
+# A later run there, whose failures are known ones.
+WITH_KNOWN = Path(__file__).parents[2] / "docs" / "results" / "h200-2026-11-20" / "every-kernel.jsonl"
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +73,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="session")
 def real() -> Loaded:
-    """A real run on an H200, with known failures, crashes among them, and kernels that were left out."""
-    return load([REAL / "every-kernel.jsonl"])
+    """Two real runs on an H200, with failures, crashes among them, and kernels that were left out."""
+    return load([REAL / "every-kernel.jsonl", REAL / "our-kernels.jsonl"])
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +86,7 @@ def real_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def foreign_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real run, as if each kernel were a function of somebody's module."""
+    """The real runs, as if each kernel were a function of somebody's module."""
     parts = (
         replace(
             part,
@@ -98,8 +101,8 @@ def foreign_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def small_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One setting of the filters and two kernels of the real run: every kind of section, once.
+def small_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One setting of the filters and two kernels of a real run: every kind of section, once.
 
     Of the known failures one is made a plain one, which the run itself has none of.
     """
@@ -108,7 +111,7 @@ def small_page(real: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def kept(record: Record) -> bool:
         return record.kernel in kernels and record.problem.get("dtype") is None and "direction" not in record.problem
 
-    (part,) = real.parts
+    (part,) = load([WITH_KNOWN]).parts
     records = list(filter(kept, part.records))
     known = next(index for index, record in enumerate(records) if record.verdict == "known")
     records[known] = replace(records[known], verdict="failed", known=None)
