@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.triton.arguments import MAX_HEAD_DIM, padded_block_d
-from fa2verify.kernels.triton.backward_dkdv import backward_dkdv, backward_fused
+from fa2verify.kernels.triton.arguments import MAX_HEAD_DIM
+from fa2verify.kernels.triton.backward_dkdv import backward_dkdv
 from fa2verify.kernels.triton.backward_dq import backward_dq
-from fa2verify.kernels.triton.configuration import prefers_fused
 from fa2verify.kernels.triton.forward import forward
 from fa2verify.kernels.triton.mode import unavailable
 from fa2verify.kernels.triton.preprocess import preprocess
@@ -41,16 +40,11 @@ class TritonBackend:
         dq: Tensor | None,
         dk: Tensor | None,
         dv: Tensor | None,
-        deterministic: bool,
+        deterministic: bool,  # noqa: ARG002 -- every sum has one order, asked for or not
     ) -> None:
         """Fill the gradients that are not None."""
         delta, lse_log2 = torch.empty_like(lse), torch.empty_like(lse)
         preprocess(call, out, dout, lse, dlse, delta, lse_log2)
-        ordered = deterministic or torch.are_deterministic_algorithms_enabled()
-        fused = not ordered and prefers_fused(padded_block_d(call.head_dim), q.device)
-        if fused and dq is not None and dk is not None and dv is not None:
-            backward_fused(call, q, k, v, dout, lse_log2, delta, dq, dk, dv)
-            return
         if dk is not None and dv is not None:
             backward_dkdv(call, q, k, v, dout, lse_log2, delta, dk, dv)
         if dq is not None:

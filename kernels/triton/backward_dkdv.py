@@ -1,34 +1,22 @@
-"""The backward kernel of dK and dV, and of dQ if asked for: Algorithm 2 of FlashAttention-2 (arXiv 2307.08691).
+"""The backward kernel of dK and dV: Algorithm 2 of FlashAttention-2 (arXiv 2307.08691), lines 10 to 16.
 
 One program owns a block of keys and sums dK and dV over the queries; the heads of a group add up in registers, so that
-dK and dV need no copy a query head. For dQ there are two forms:
-
-* split: another kernel, in `fa2verify.kernels.triton.backward_dq`, owns a block of queries and sums dQ over the keys. S
-  and dP are computed twice, seven products in all; in exchange every sum has one order, so that two runs give the same
-  bits, and dQ needs no fp32 buffer.
-* fused, the paper's: each key block adds its share of dQ to an fp32 buffer as it goes, five products in all, in no
-  fixed order. On Hopper the sums travel as TMA reductions, elsewhere as atomics.
+dK and dV need no copy a query head. For dQ another kernel, in `fa2verify.kernels.triton.backward_dq`, owns a block of
+queries and sums over the keys. S and dP are computed twice, seven products in all for the paper's five; in exchange
+every sum has one order, so that two runs give the same bits, and dQ needs no fp32 buffer to which key blocks add.
 """
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
-from functools import lru_cache
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.interface.signature import MOST, Layout, placed
-from fa2verify.kernels.triton.arguments import arguments, padded_block_d
-from fa2verify.kernels.triton.configuration import Configuration, configuration, has_tma
-from fa2verify.kernels.triton.descriptor import describe, use_descriptors
+from fa2verify.kernels.triton.arguments import padded_block_d
+from fa2verify.kernels.triton.configuration import Configuration, configuration
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, lower_of, query_range, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, through_softcap
@@ -36,6 +24,7 @@ from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import probabilities
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
 from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.walk import walk
 
 
 def backward_dkdv(
@@ -52,68 +41,8 @@ def backward_dkdv(
 ) -> None:
     """Fill `dk` and `dv`, like k and v. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
     config = config or configuration("backward_dkdv", padded_block_d(call.head_dim), q.device)
-    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, None, "nothing")
-
-
-def backward_fused(
-    call: Call,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dout: Tensor,
-    lse_log2: Tensor,
-    delta: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    config: Configuration | None = None,
-) -> None:
-    """Fill `dq`, `dk` and `dv`, like q, k and v, all in one kernel; dQ's sums have no fixed order."""
-    block_d = padded_block_d(call.head_dim)
-    config = config or configuration("backward_fused", block_d, q.device)
-    rows = call.batch * call.seqlen_q if not call.varlen else q.shape[0]
-    dq_sum = torch.zeros((rows, call.heads_q * block_d), dtype=torch.float32, device=q.device)
-    reductions = dq_sum.numel() > 0 and has_tma(q.device)
-    sums = TensorDescriptor.from_tensor(dq_sum, [config.block_m, block_d]) if reductions else dq_sum
-    dq_by = "reductions" if reductions else "atomics"
-    _launch(call, q, k, v, dout, lse_log2, delta, dk, dv, config, sums, dq_by)
-    # Its sign went with K's, see the kernel.
-    heads_apart = dq_sum.view(*dq.shape[:-1], block_d)[..., : call.head_dim]
-    torch.mul(heads_apart, abs(call.scale), out=dq)
-
-
-def _launch(
-    call: Call,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dout: Tensor,
-    lse_log2: Tensor,
-    delta: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    config: Configuration,
-    dq_sum: Tensor | TensorDescriptor | None,
-    dq_by: str,
-) -> None:
-    tensors: dict[str, Any] = {"q": q, "dout": dout, "k": k, "v": v, "dk": dk, "dv": dv}
-    tensors |= {"lse_log2": lse_log2, "delta": delta, **call.tensors}
-    launch, box = _prepare(call.plain, placed(tensors)[0], q.device, config, dq_by)
-    if box:
-        tensors |= {"q": describe(q, *box), "dout": describe(dout, *box)}
-    launch(tensors | {"dq_sum": dq_sum}, q.device)
-
-
-@lru_cache(maxsize=MOST)
-def _prepare(
-    call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration, dq_by: str
-) -> tuple[Launch, tuple[int, int] | None]:
-    """The launch, and the box of q and dout where they are descriptors."""
-    given = arguments(call, layouts) | {"dq_by": dq_by}
-    given["descriptors"] = use_descriptors(config, given, layouts[:2], device)
-    blocks = triton.cdiv(call.seqlen_k, config.block_n)
-    launch = prepare(backward_dkdv_kernel, (blocks, call.heads_kv, call.batch), config, given)
-    return launch, (config.block_m, padded_block_d(call.head_dim)) if given["descriptors"] else None
+    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dk": dk, "dv": dv, "lse_log2": lse_log2, "delta": delta}
+    walk(backward_dkdv_kernel, "queries", call, tensors, config)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -126,7 +55,6 @@ def backward_dkdv_kernel(
     delta,
     dk,
     dv,
-    dq_sum,  # fp32 (rows of all sequences, heads * block_d), a pointer or a descriptor, see dq_by
     cu_seqlens_q,
     cu_seqlens_k,
     alibi_slopes,  # fp32 (sequence, head), or None, as the next
@@ -167,7 +95,6 @@ def backward_dkdv_kernel(
     dropout_threshold,
     dropout_rescale,
     negative: tl.constexpr,
-    dq_by: tl.constexpr,  # "nothing", "atomics" or "reductions"
     varlen: tl.constexpr,
     aligned: tl.constexpr,
     full: tl.constexpr,
@@ -225,16 +152,12 @@ def backward_dkdv_kernel(
             dout_source = tile_pointers(dout_head, dout_row_stride, block_m, block_d, aligned)
         row_offset = begin_q * lse_sequence_stride + head * lse_head_stride
         slope = slope_of(alibi_slopes, alibi_sequence_stride, sequence, head)
-        # Where this head's row 0 lies in dq_sum. A batch's sequences follow one another there, packed or not.
-        dq_row = begin_q if varlen else begin_q * seqlen_q
-        dq_column = head * block_d
         if window_right is not None:
             dk_acc, dv_acc = _gather_queries(
                 dk_acc, dv_acc, k_tile, v_tile, q_source, dout_source, lse_log2 + row_offset, delta + row_offset,
                 q_row_stride, dout_row_stride, column, begin, tl.minimum(full_begin, end),
                 length_q, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
                 slope, seed, dropout_threshold, dropout_rescale, sequence, head,
-                dq_sum, dq_row, dq_column, heads_q, dq_by,
                 dk.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
             )  # fmt: skip
         dk_acc, dv_acc = _gather_queries(
@@ -242,7 +165,6 @@ def backward_dkdv_kernel(
             q_row_stride, dout_row_stride, column, full_begin, full_end,
             length_q, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
             slope, seed, dropout_threshold, dropout_rescale, sequence, head,
-            dq_sum, dq_row, dq_column, heads_q, dq_by,
             dk.dtype.element_ty, descriptors, False, full, block_m, block_n, block_d,
         )  # fmt: skip
         if window_left is not None:
@@ -251,7 +173,6 @@ def backward_dkdv_kernel(
                 q_row_stride, dout_row_stride, column, tl.maximum(full_begin, full_end), end,
                 length_q, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
                 slope, seed, dropout_threshold, dropout_rescale, sequence, head,
-                dq_sum, dq_row, dq_column, heads_q, dq_by,
                 dk.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
             )  # fmt: skip
 
@@ -295,11 +216,6 @@ def _gather_queries(
     dropout_rescale,
     sequence,
     head,
-    dq_sum,
-    dq_row,
-    dq_column,
-    heads_q,
-    dq_by: tl.constexpr,
     dtype: tl.constexpr,
     descriptors: tl.constexpr,
     masked: tl.constexpr,
@@ -329,9 +245,6 @@ def _gather_queries(
         p = probabilities(scores, row_lse[None, :], factor)
         if masked:
             p = tl.where(visible(rows[None, :], keys, length_k, lower, upper), p, 0.0)
-        elif dq_by != "nothing":
-            # dQ sums over the keys: one past length_k has score 0 and may overflow dS, and its K of 0 makes that NaN.
-            p = tl.where(keys < length_k, p, 0.0)
         # dV += P^T dO  (line 12)
         dropped = p
         if seed is not None:
@@ -349,15 +262,5 @@ def _gather_queries(
         row_delta = tl.load(delta + rows, mask=inside, other=0.0)
         ds = through_softcap(p * (dp - row_delta[None, :]), capped, cap_scale)
         # dK += dS^T Q  (line 16)
-        ds = rounded(ds, dtype)
-        dk_acc = tl.dot(ds, q_tile, dk_acc)
-        if dq_by != "nothing":
-            # dQ += dS K  (line 15). Rows past length_q add 0: their dS is 0.
-            share = tl.dot(tl.trans(ds), k_tile)
-            if dq_by == "reductions":
-                dq_sum.atomic_add([(dq_row + row).to(tl.int32), dq_column.to(tl.int32)], share)
-            else:
-                stride = heads_q * k_tile.shape[1]
-                pointers = dq_sum + (dq_row + rows)[:, None] * stride + dq_column + tl.arange(0, k_tile.shape[1])
-                tl.atomic_add(pointers, share, mask=inside[:, None], sem="relaxed")
+        dk_acc = tl.dot(rounded(ds, dtype), q_tile, dk_acc)
     return dk_acc, dv_acc

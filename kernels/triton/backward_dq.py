@@ -6,22 +6,15 @@ said in `fa2verify.kernels.triton.backward_dkdv`.
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
-from functools import lru_cache
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.interface.signature import MOST, Layout, placed
-from fa2verify.kernels.triton.arguments import arguments, padded_block_d
+from fa2verify.kernels.triton.arguments import padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration
-from fa2verify.kernels.triton.descriptor import describe, use_descriptors
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, through_softcap
@@ -29,6 +22,7 @@ from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import probabilities
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
 from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.walk import walk
 
 
 def backward_dq(
@@ -44,25 +38,8 @@ def backward_dq(
 ) -> None:
     """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
     config = config or configuration("backward_dq", padded_block_d(call.head_dim), q.device)
-    tensors: dict[str, Any] = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq}
-    tensors |= {"lse_log2": lse_log2, "delta": delta, **call.tensors}
-    launch, box = _prepare(call.plain, placed(tensors)[0], q.device, config)
-    if box:
-        tensors |= {"k": describe(k, *box), "v": describe(v, *box)}
-    launch(tensors, q.device)
-
-
-@lru_cache(maxsize=MOST)
-def _prepare(
-    call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration
-) -> tuple[Launch, tuple[int, int] | None]:
-    """The launch, and the box of k and v where they are descriptors."""
-    block_d = padded_block_d(call.head_dim)
-    given = arguments(call, layouts)
-    given["descriptors"] = use_descriptors(config, given, layouts[1:3], device)
-    blocks = triton.cdiv(call.seqlen_q, config.block_m)
-    launch = prepare(backward_dq_kernel, (blocks, call.heads_q, call.batch), config, given)
-    return launch, (config.block_n, block_d) if given["descriptors"] else None
+    tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq, "lse_log2": lse_log2, "delta": delta}
+    walk(backward_dq_kernel, "keys", call, tensors, config)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fa2verify.kernels.problem import DType
-from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configuration, Pass, compiled_configuration
+from fa2verify.kernels.triton.configuration import (
+    BLOCK_DS,
+    MOVING,
+    PASSES,
+    Configuration,
+    Pass,
+    Side,
+    compiled_configuration,
+)
 from fa2verify.kernels.triton.mode import interpreting
 
 # Compute capability to the KB of shared memory that a block may have (CUDA C++ Programming Guide, table of technical
@@ -33,13 +41,8 @@ FEATURES: tuple[tuple[str, ...], ...] = (
     ("window", "softcap", "alibi", "dropout"),
 )
 _POINTEE: dict[DType, str] = {"float16": "*fp16", "bfloat16": "*bf16"}
-# What a pass may load through tensor descriptors.
-_MOVING: dict[Pass, tuple[str, ...]] = {
-    "forward": ("k", "v"),
-    "backward_dkdv": ("q", "dout"),
-    "backward_dq": ("k", "v"),
-    "backward_fused": ("q", "dout"),
-}
+# Passes that walk, and over what.
+_WALKS: dict[Pass, Side] = {"forward": "keys", "backward_dkdv": "queries", "backward_dq": "keys"}
 _FP32_ROWS = ("lse", "dlse", "delta", "lse_log2")
 
 
@@ -200,7 +203,6 @@ def _kernels() -> dict[Pass, Any]:
         "preprocess": preprocess_kernel,
         "backward_dkdv": backward_dkdv_kernel,
         "backward_dq": backward_dq_kernel,
-        "backward_fused": backward_dkdv_kernel,
         "probabilities": probabilities_kernel,
     }
 
@@ -213,17 +215,13 @@ def _constants(variant: Variant) -> dict[str, object]:
         "aligned": variant.aligned,
         "full": variant.full,
         "has_dlse": False,
-        "dq_by": "nothing",
         "descriptors": config.descriptors and not variant.varlen and variant.aligned,
         "dlse": None,
         "block_m": config.block_m,
         "block_n": config.block_n,
         "block_d": variant.block_d,
     }
-    if variant.name == "backward_fused":
-        constants["dq_by"] = "reductions" if variant.capability >= 90 else "atomics"
     present = {
-        "dq_sum": variant.name == "backward_fused",
         "cu_seqlens_q": variant.varlen,
         "cu_seqlens_k": variant.varlen,
         "window_left": variant.window,
@@ -239,14 +237,11 @@ def _type(name: str, variant: Variant) -> str:
     config = variant.configuration
     if name in ("scale", "scale_log2", "cap_scale", "dropout_rescale"):
         return "fp32"
-    if name in _MOVING.get(variant.name, ()) and config.descriptors and not variant.varlen and variant.aligned:
+    over = _WALKS.get(variant.name)
+    if over and name in MOVING[over] and config.descriptors and not variant.varlen and variant.aligned:
         element = _POINTEE[variant.dtype].removeprefix("*")
-        block = config.block_n if variant.name in ("forward", "backward_dq") else config.block_m
+        block = config.block_n if over == "keys" else config.block_m
         return f"tensordesc<{element}[1, 1, {block}, {variant.block_d}]>"
-    if name == "dq_sum":
-        if variant.capability < 90:
-            return "*fp32"
-        return f"tensordesc<fp32[{config.block_m}, {variant.block_d}]>"
     if name == "dropout_seed":
         return "*i64"
     if name in (*_FP32_ROWS, "alibi_slopes"):

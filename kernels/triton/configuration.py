@@ -15,9 +15,12 @@ from typing import Literal, get_args
 
 import torch
 
-Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "backward_fused", "probabilities"]
+Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "probabilities"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 BLOCK_DS = (16, 32, 64, 128, 256)
+# What a pass' programs may walk over, and the tensors whose tiles then move.
+Side = Literal["keys", "queries"]
+MOVING: dict[Side, tuple[str, str]] = {"keys": ("k", "v"), "queries": ("q", "dout")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +90,6 @@ _TABLE: dict[Pass, _Row] = {
             Configuration(64, 64, 4, 2, descriptors=True), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)
         ),
     },
-    # As backward_dkdv, with dQ's share of a block as a third accumulator for a moment.
-    "backward_fused": {
-        16: _row(Configuration(64, 64, 4, 2)),
-        32: _row(Configuration(64, 64, 4, 2)),
-        64: _row(Configuration(64, 128, 8, 2), Configuration(64, 64, 4, 2)),
-        128: _row(Configuration(64, 128, 8, 2), Configuration(32, 128, 8, 2), Configuration(32, 64, 8, 2)),
-        256: _row(Configuration(32, 64, 8, 2), Configuration(16, 64, 8, 1)),
-    },
     "probabilities": {block_d: _row(Configuration(64, 64, 8 if block_d > 64 else 4, 1)) for block_d in BLOCK_DS},
 }
 
@@ -106,7 +101,6 @@ _INTERPRETED: dict[Pass, Configuration] = {
     "preprocess": Configuration(64, 64, 1, 1),
     "backward_dkdv": Configuration(32, 64, 1, 1, descriptors=True),
     "backward_dq": Configuration(64, 32, 1, 1, descriptors=True),
-    "backward_fused": Configuration(32, 64, 1, 1, descriptors=True),
     "probabilities": Configuration(64, 32, 1, 1),
 }
 
@@ -131,25 +125,9 @@ def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Conf
     )
 
 
-# block_d for which one fused kernel is faster than two, by what a GPU's blocks may have of shared memory. None so far:
-# on an H200 the two take 0.77 to 0.93 of the fused one's time at 64 and 128; 256 and smaller GPUs were not raced.
-_FUSED: dict[int, tuple[int, ...]] = {227: (), 163: (), 99: ()}
-
-
-def prefers_fused(block_d: int, device: torch.device) -> bool:
-    """Whether a backward that need not be deterministic is one fused kernel.
-
-    Interpreted, narrow heads take the split form and wide ones the fused, so that a CPU verifies both.
-    """
-    if device.type == "cpu":
-        return block_d >= 64
-    shared = _shared_memory(device)
-    return any(block_d in sizes for level, sizes in _FUSED.items() if level <= shared)
-
-
 @cache
 def has_tma(device: torch.device) -> bool:
-    """Whether `device` can add a tile of shared memory to global memory: a GPU of compute capability 9.0 or later."""
+    """Whether `device` can load tiles by descriptors: a GPU of compute capability 9.0 or later."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 

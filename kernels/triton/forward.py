@@ -8,22 +8,15 @@ and the compiler drops what it would have done.
 # Device code: its arguments are Triton's values, which have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
-from functools import lru_cache
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
-from fa2verify.kernels.interface.signature import MOST, Layout, placed
-from fa2verify.kernels.triton.arguments import arguments, padded_block_d
+from fa2verify.kernels.triton.arguments import padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, configuration
-from fa2verify.kernels.triton.descriptor import describe, use_descriptors
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
-from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
 from fa2verify.kernels.triton.precision import rounded
 from fa2verify.kernels.triton.scores import biased, slope_of, softcapped
@@ -31,6 +24,7 @@ from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import logsumexp, online_softmax
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
 from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.walk import walk
 
 
 def forward(
@@ -42,24 +36,7 @@ def forward(
     batch are left alone. `config` replaces the table's.
     """
     config = config or configuration("forward", padded_block_d(call.head_dim), q.device)
-    tensors: dict[str, Any] = {"q": q, "k": k, "v": v, "out": out, "lse": lse, **call.tensors}
-    launch, box = _prepare(call.plain, placed(tensors)[0], q.device, config)
-    if box:
-        tensors |= {"k": describe(k, *box), "v": describe(v, *box)}
-    launch(tensors, q.device)
-
-
-@lru_cache(maxsize=MOST)
-def _prepare(
-    call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration
-) -> tuple[Launch, tuple[int, int] | None]:
-    """The launch, and the box of k and v where they are descriptors."""
-    block_d = padded_block_d(call.head_dim)
-    given = arguments(call, layouts)
-    given["descriptors"] = use_descriptors(config, given, layouts[1:3], device)
-    blocks = triton.cdiv(call.seqlen_q, config.block_m)
-    launch = prepare(forward_kernel, (blocks, call.heads_q, call.batch), config, given)
-    return launch, (config.block_n, block_d) if given["descriptors"] else None
+    walk(forward_kernel, "keys", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse}, config)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

@@ -18,7 +18,6 @@ UNSPECIALISED: list[str] = [
     "cu_seqlens_k",
     "alibi_slopes",
     "dropout_seed",
-    "dq_sum",
     *_SIZES,
     *_WEIGHTS,
     *(f"{name}_{dimension}_stride" for name in VIEWS for dimension in ("sequence", "row", "head")),

@@ -57,7 +57,7 @@ class Timing:
     """What one configuration took, or why it could not run.
 
     milliseconds  median over rounds of the mean of a round's launches; NaN if it failed
-    tflops        of the products that the pass computes: two forward, four for dK and dV, three for dQ, five fused
+    tflops        of the products that the pass computes: two forward, four for dK and dV, three for dQ
     failure       why it could not run, or empty
     """
 
@@ -75,12 +75,11 @@ def candidates(name: Pass, head_dim: int) -> Iterator[Configuration]:
         "forward": [(64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128), (256, 64)],
         "backward_dkdv": [(16, 64), (32, 64), (32, 128), (64, 64), (64, 128), (128, 64), (128, 128)],
         "backward_dq": [(64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128)],
-        "backward_fused": [(16, 64), (32, 64), (32, 128), (64, 64), (64, 128), (128, 64), (128, 128)],
     }
     for block_m, block_n in blocks[name]:
         for num_warps in (4, 8):
             # A warpgroup's matrix instruction is 64 rows high: with fewer rows warpgroups split columns, and lose.
-            if num_warps == 8 and head_dim <= 128 and (block_n if name in _OVER_QUERIES else block_m) < 128:
+            if num_warps == 8 and head_dim <= 128 and (block_n if name == "backward_dkdv" else block_m) < 128:
                 continue
             if _registers(name, head_dim, block_m, block_n) / (32 * num_warps) > _REGISTER_BUDGET:
                 continue
@@ -89,8 +88,6 @@ def candidates(name: Pass, head_dim: int) -> Iterator[Configuration]:
                     yield Configuration(block_m, block_n, num_warps, num_stages, descriptors)
 
 
-# Passes whose programs own keys and walk over queries.
-_OVER_QUERIES = ("backward_dkdv", "backward_fused")
 # fp32 values a thread: 255 registers, of which addresses and indices need some. A little over it still may win.
 _REGISTER_BUDGET = 250
 
@@ -102,7 +99,7 @@ def _registers(name: Pass, head_dim: int, block_m: int, block_n: int) -> int:
         return block_m * head_dim + scores * 3 // 2
     if name == "backward_dq":
         return block_m * head_dim + scores * 5 // 2
-    return 2 * block_n * head_dim + scores * 2 + (block_m * head_dim if name == "backward_fused" else 0)
+    return 2 * block_n * head_dim + scores * 2
 
 
 def _shared_kb(name: Pass, head_dim: int, block_m: int, block_n: int, num_stages: int) -> float:
@@ -111,7 +108,6 @@ def _shared_kb(name: Pass, head_dim: int, block_m: int, block_n: int, num_stages
         "forward": (block_m, 2 * block_n),
         "backward_dq": (2 * block_m, 2 * block_n),
         "backward_dkdv": (2 * block_n, 2 * block_m),
-        "backward_fused": (2 * block_n, 2 * block_m),
     }[name]
     return 2 * head_dim * (resident + moving * max(1, num_stages - 1)) / 1024
 
@@ -150,7 +146,7 @@ class Tensors:
 
     def launch(self, name: Pass, config: Configuration) -> Launch:
         """One pass with one configuration."""
-        from fa2verify.kernels.triton.backward_dkdv import backward_dkdv, backward_fused
+        from fa2verify.kernels.triton.backward_dkdv import backward_dkdv
         from fa2verify.kernels.triton.backward_dq import backward_dq
         from fa2verify.kernels.triton.forward import forward
 
@@ -160,7 +156,6 @@ class Tensors:
             "forward": lambda: forward(*inputs, self.out, self.lse, config),
             "backward_dkdv": lambda: backward_dkdv(*backward, self.dk, self.dv, config),
             "backward_dq": lambda: backward_dq(*backward, self.dq, config),
-            "backward_fused": lambda: backward_fused(*backward, self.dq, self.dk, self.dv, config),
         }
         return launches[name]
 
@@ -184,7 +179,8 @@ def void(_: object) -> None:
 
 
 # Products of a pass over the forward's two.
-_SHARES: dict[Pass, float] = {"forward": 1, "backward_dkdv": 2.0, "backward_dq": 1.5, "backward_fused": 2.5}
+_SHARES: dict[Pass, float] = {"forward": 1, "backward_dkdv": 2.0, "backward_dq": 1.5}
+_BACKWARD = 2.5
 
 
 def race(name: Pass, shape: Shape, deadline: float) -> list[Timing]:
@@ -253,7 +249,7 @@ def _time(launch: Launch, repeats: int) -> float:
 
 
 def _timing(name: Pass, shape: Shape, config: Configuration | None, milliseconds: float, failure: str = "") -> Timing:
-    share = 2.5 if config is None and name != "forward" else _SHARES[name]
+    share = _BACKWARD if config is None and name != "forward" else _SHARES[name]
     return Timing(
         name=name if config is not None else f"{name} (torch flash)",
         shape=shape,
@@ -328,19 +324,18 @@ def _print(timings: list[Timing], most: int = 6) -> None:
 
 
 def _summarise(timings: list[Timing]) -> None:
-    """The backward's two forms side by side, without preprocess: what `prefers_fused` decides on."""
+    """The backward by both passes' best, without preprocess, beside torch's."""
 
     def best(name: str) -> float:
         return min((t.milliseconds for t in timings if t.name == name and not t.failure), default=math.nan)
 
-    flops = timings[0].shape.flops * _SHARES["backward_fused"]
+    flops = timings[0].shape.flops * _BACKWARD
     of_flash = [t.milliseconds for t in timings if t.config is None and not t.name.startswith("forward")]
-    for form, milliseconds in (
-        ("split", best("backward_dkdv") + best("backward_dq")),
-        ("fused", best("backward_fused")),
+    for whose, milliseconds in (
+        ("both passes", best("backward_dkdv") + best("backward_dq")),
         ("torch flash", min(of_flash, default=math.nan)),
     ):
-        print(f"  backward {form:12} {milliseconds:8.3f} ms  {flops / milliseconds / 1e9:6.1f} TFLOP/s")
+        print(f"  backward {whose:12} {milliseconds:8.3f} ms  {flops / milliseconds / 1e9:6.1f} TFLOP/s")
     sys.stdout.flush()
 
 

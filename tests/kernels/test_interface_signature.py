@@ -19,7 +19,7 @@ from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.interface import operators
 from fa2verify.kernels.interface.signature import MOST, Kept
 from fa2verify.kernels.triton import attention as triton
-from fa2verify.kernels.triton import backward_dkdv, backward_dq, forward, preprocess, probabilities
+from fa2verify.kernels.triton import preprocess, probabilities, walk
 from fa2verify.kernels.triton.mode import interpreting
 
 BACKENDS: dict[str, Any] = {"triton": triton, "cuda": cuda}
@@ -189,6 +189,6 @@ def test_what_is_kept_is_bounded() -> None:
     kept.keep(([],), 1)
     assert kept.get(None) is None
     assert kept.get(([],)) is None
-    kept_by = (backend, forward, preprocess, backward_dkdv, backward_dq, probabilities)
+    kept_by = (backend, walk, preprocess, probabilities)
     for cached in (operators._plain_call, *(module._prepare for module in kept_by)):
         assert cached.cache_parameters()["maxsize"] == MOST

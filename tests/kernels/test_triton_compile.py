@@ -41,12 +41,11 @@ _VARIANTS: list[dict[str, Any]] = [
     {"name": "forward", "capability": 90, "block_d": 64, "aligned": False, "full": False},
     {"name": "forward", "capability": 80, "block_d": 64, **_EVERYTHING},
     {"name": "backward_dq", "capability": 90, "block_d": 128, "varlen": True, **_EVERYTHING},
-    {"name": "backward_fused", "capability": 90, "block_d": 128, **_EVERYTHING},
-    {"name": "backward_fused", "capability": 80, "block_d": 64, "full": False},
+    {"name": "backward_dkdv", "capability": 90, "block_d": 128, **_EVERYTHING},
     {"name": "probabilities", "capability": 90, "block_d": 64, **_EVERYTHING},
     {"name": "forward", "capability": 90, "block_d": 128, "tuned": [128, 64, 8, 3, True]},
     {"name": "backward_dkdv", "capability": 90, "block_d": 64, "full": False, "tuned": [64, 128, 8, 2, True]},
-    {"name": "backward_fused", "capability": 90, "block_d": 64, "tuned": [64, 128, 8, 2, True]},
+    {"name": "backward_dq", "capability": 90, "block_d": 64, "tuned": [64, 64, 4, 2, True]},
 ]
 
 

@@ -4,9 +4,7 @@ The suite draws such problems at random; these are the edges of each feature, an
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.reference import outputs, steps
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.kernels.triton import backend, backward_dkdv, configuration, forward
+from fa2verify.kernels.triton import backward_dkdv, configuration, forward
 from fa2verify.kernels.triton.attention import attention
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import unavailable
@@ -89,40 +87,13 @@ def test_everything_at_once(lengths: Dense | Varlen, causal: str | None) -> None
     check(lengths=lengths, heads_q=4, heads_kv=2, causal=causal, **everything)
 
 
-def _spy(real: Callable[..., None], launched: list[str], name: str, *given: Any) -> None:
-    launched.append(name)
-    real(*given)
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_both_forms_of_the_backward(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    launched: list[str] = []
-    for name in ("backward_fused", "backward_dq"):
-        monkeypatch.setattr(backend, name, partial(_spy, getattr(backend, name), launched, name))
-    monkeypatch.setattr(backend, "prefers_fused", lambda block_d, device: True)
+@pytest.mark.parametrize("lengths", [Dense(batch=2, seqlen_q=70, seqlen_k=100), PACKED])
+@pytest.mark.parametrize("scale", [None, -0.3])
+def test_widths_between_tiles_with_everything(lengths: Dense | Varlen, scale: float | None) -> None:
     everything: dict[str, Any] = {"window": (30, 50), "softcap": 15.0, "alibi": "per_head", "dropout": 0.17}
-    for lengths in (Dense(batch=2, seqlen_q=70, seqlen_k=100), PACKED):
-        for scale in (None, -0.3):
-            options: dict[str, Any] = {
-                "lengths": lengths,
-                "heads_q": 4,
-                "heads_kv": 2,
-                "deterministic": deterministic,
-                "scale": scale,
-            }
-            check(**options)
-            check(**options, **everything, causal="bottom_right", dtype="bfloat16", head_dim=20)
-    assert set(launched) == {"backward_dq" if deterministic else "backward_fused"}
-
-
-def test_torch_wide_determinism_selects_the_ordered_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "prefers_fused", lambda block_d, device: True)
-    monkeypatch.setattr(backend, "backward_fused", None)
-    torch.use_deterministic_algorithms(True)
-    try:
-        check(seqlen_q=5, seqlen_k=5)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    options: dict[str, Any] = {"lengths": lengths, "heads_q": 4, "heads_kv": 2, "scale": scale}
+    check(**options)
+    check(**options, **everything, causal="bottom_right", dtype="bfloat16", head_dim=20)
 
 
 @pytest.mark.parametrize("configured", [False, True])
@@ -193,7 +164,7 @@ def test_nan_past_the_last_sequence_is_not_read() -> None:
     ],
 )
 def test_keys_past_the_last_add_nothing_to_dq(text: str) -> None:
-    """As flash-attention 334: found by this suite in the fused backward, as these problems."""
+    """As flash-attention 334: found by this suite in an earlier backward, as these problems."""
     problem = Problem.from_json(text)
     found = TritonKernel()(problem, make_tensors(problem, DEVICE))
     assert found.dq is not None
