@@ -6,7 +6,9 @@ Our CUDA kernel's forward may take 1.5 times the host time of torch's own FlashA
 turn: beyond that an attention that is faster on the device is slower in a model of short sequences.
 """
 
-from typing import Any
+from dataclasses import replace
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 
@@ -15,26 +17,28 @@ from fa2verify.benchmarks.host_cost import host_costs, too_much
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
 from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, seconds_each, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD
-from fa2verify.kernels.problem import Dense, Problem
+from fa2verify.kernels.problem import Dense, Direction, Problem
 from fa2verify.reports.benchmark_record import FirstCall, HostCost
 
 _CALLS = {"cuda": 100, "cpu": 2}
 _FIRST = Problem(
-    dtype="bfloat16",
-    lengths=Dense(batch=1, seqlen_q=128, seqlen_k=128),
-    head_dim=64,
-    causal="bottom_right",
-    direction="forward_backward",
+    dtype="bfloat16", lengths=Dense(batch=1, seqlen_q=128, seqlen_k=128), head_dim=64, causal="bottom_right"
 )
 _PROCESS_SECONDS = 20.0, 300.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of first calls for each registered kernel."""
+    """Tests of first calls for each registered kernel."""
     if "kernel" in metafunc.fixturenames:
         names = [kernel.name for kernel in session_of(metafunc.config).kernels if kernel.name != STANDARD]
         metafunc.parametrize(
-            "kernel", [pytest.param(name, id=name, marks=pytest.mark.cell(("first", name))) for name in names]
+            ("kernel", "direction"),
+            [
+                pytest.param(
+                    name, direction, id=f"{name}-{direction}", marks=pytest.mark.cell(("first", name, direction))
+                )
+                for name, direction in product(names, get_args(Direction))
+            ],
         )
 
 
@@ -58,13 +62,14 @@ def test_host_cost(bench: BenchmarkSession, request: pytest.FixtureRequest) -> N
         pytest.fail(exceeded)
 
 
-def test_first_call(kernel: str, bench: BenchmarkSession) -> None:
+def test_first_call(kernel: str, direction: Direction, bench: BenchmarkSession) -> None:
     """A fresh process with empty caches, then one with full ones."""
+    problem = replace(_FIRST, direction=direction)
 
     def measure(deadline: float) -> Made:
-        return first_calls(kernel, _FIRST, bench.device.type, seconds_each(deadline, 2, *_PROCESS_SECONDS))
+        return first_calls(kernel, problem, bench.device.type, seconds_each(deadline, 2, *_PROCESS_SECONDS))
 
-    made = measured_or_skipped(bench, ("first", kernel), f"first call of {kernel}", measure)
+    made = measured_or_skipped(bench, ("first", kernel, direction), f"first call of {kernel}, {direction}", measure)
     failed = [line for line in made if isinstance(line, FirstCall) and line.outcome == "failed"]
     if failed:
         pytest.fail(f"{kernel}: {failed[0].message}")

@@ -1,9 +1,10 @@
-"""One kernel's first and second call in a fresh process.
+"""One kernel's first and second call in a fresh process, and the first calls of other variants after them.
 
     python -m fa2verify.benchmarks.first_call KERNEL PROBLEM DEVICE
 
-Prints one line of JSON with both times in milliseconds. torch and the device are up before the clock starts, so what
-the first call has over the second is loading the kernel and compiling it.
+Prints one line of JSON: both times and a list of the others', in milliseconds. torch and the device are up before the
+clock starts, so what the first call has over the second is loading the compiler and the kernel and compiling it. The
+others find the compiler loaded: theirs is the price of a variant.
 """
 
 import json
@@ -12,11 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
-from fa2verify.kernels.problem import Problem
-from fa2verify.reports.benchmark_record import FirstCall
+from fa2verify.kernels.problem import DType, Problem
+from fa2verify.reports.benchmark_record import Cache, FirstCall
 
 # Where compilers keep what they made: ours, Triton's, Inductor's, the driver's. An empty folder each is a cold start.
 CACHES = ("FA2VERIFY_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME")
@@ -42,8 +46,11 @@ def first_calls(kernel: str, problem: Problem, device: str, timeout: float) -> t
         return (_line(kernel, problem, "cold", run), _line(kernel, problem, "disk", run))
 
 
-def _line(kernel: str, problem: Problem, cache: str, run: Callable[[], subprocess.CompletedProcess[str]]) -> FirstCall:
+def _line(
+    kernel: str, problem: Problem, cache: Cache, run: Callable[[], subprocess.CompletedProcess[str]]
+) -> FirstCall:
     first_ms = second_ms = 0.0
+    others_ms: list[float] = []
     message = ""
     try:
         done = run()
@@ -54,20 +61,28 @@ def _line(kernel: str, problem: Problem, cache: str, run: Callable[[], subproces
             last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
             message = last[0]
         else:
-            first_ms, second_ms = json.loads(done.stdout.splitlines()[-1])
+            first_ms, second_ms, others_ms = json.loads(done.stdout.splitlines()[-1])
     return FirstCall(
         kernel=kernel,
-        cache="cold" if cache == "cold" else "disk",
+        cache=cache,
         direction="both" if problem.backward else "forward",
         outcome="failed" if message else "measured",
         message=message,
         first_ms=first_ms,
         second_ms=second_ms,
+        others_ms=tuple(others_ms),
     )
 
 
+def others(problem: Problem) -> Iterator[Problem]:
+    """The problem in the other dtypes and head dimensions: each has a variant of its own."""
+    for dtype, head_dim in product(get_args(DType), (64, 128, 256)):
+        if (dtype, head_dim) != (problem.dtype, problem.head_dim):
+            yield replace(problem, dtype=dtype, head_dim=head_dim)
+
+
 def main(arguments: list[str]) -> None:
-    """Time two calls and print them."""
+    """Time the calls and print their times."""
     import torch
 
     from fa2verify.benchmarks.race import random_tensors
@@ -76,18 +91,25 @@ def main(arguments: list[str]) -> None:
     name, text, device_name = arguments
     device, problem = torch.device(device_name), Problem.from_json(text)
     (registered,) = select([name])
-    tensors = random_tensors(problem, device)
 
-    def timed() -> float:
-        begin = time.perf_counter()
-        registered.kernel(problem, tensors)
+    def timed(problem: Problem, times: int = 1) -> list[float]:
+        tensors = random_tensors(problem, device)
+        synchronize()
+        found = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            registered.kernel(problem, tensors)
+            synchronize()
+            found.append((time.perf_counter() - begin) * 1e3)
+        return found
+
+    def synchronize() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - begin) * 1e3
 
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print(json.dumps([timed(), timed()]))
+    first, second = timed(problem, 2)
+    further = [other for other in others(problem) if not registered.kernel.unsupported(other)]
+    print(json.dumps([first, second, [ms for other in further for ms in timed(other)]]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 Direction = Literal["forward", "backward", "both"]
 Outcome = Literal["measured", "out_of_memory", "failed", "unsupported"]
 Mode = Literal["eager", "compiled"]
+Called = Literal["forward", "both"]
+Cache = Literal["cold", "disk"]
 
 _CONFIG = ConfigDict(extra="forbid")
 FILE = "benchmarks.jsonl"
@@ -107,7 +109,7 @@ class Memory:
     kind: Literal["memory"] = "memory"
     cell: str
     kernel: str
-    direction: Literal["forward", "both"]
+    direction: Called
     problem: dict[str, Any]
     seqlen: int
     outcome: Outcome
@@ -146,16 +148,18 @@ class FirstCall:
     cache     cold: every compiler cache empty; disk: filled by an identical process before
     first_ms  from the call until the device has finished, in milliseconds, after torch and the device are up
     second_ms the same call again
+    others_ms first calls of other variants after those, in the same process: what is left once the libraries are loaded
     """
 
     kind: Literal["first_call"] = "first_call"
     kernel: str
-    cache: Literal["cold", "disk"]
-    direction: Literal["forward", "both"]
+    cache: Cache
+    direction: Called
     outcome: Outcome
     message: str = ""
     first_ms: float = 0.0
     second_ms: float = 0.0
+    others_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)

@@ -151,7 +151,7 @@ def _flaw(line: Measurement) -> str:
         case HostCost():
             return _times(line.us, "us")
         case FirstCall():
-            return _times((line.first_ms,), "ms")
+            return _times((line.first_ms, *line.others_ms), "ms")
         case Training():
             return (
                 _count(line.batch * line.context, "steps of", "tokens")
@@ -199,7 +199,7 @@ def _together(line: Measurement) -> Hashable:
         case HostCost():
             return "host"
         case FirstCall():
-            return "first call", line.kernel
+            return "first call", line.kernel, line.direction
         case Training():
             return "training", line.cell, line.attention, line.mode, line.dtype
         case LossAgreement():

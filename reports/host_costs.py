@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fa2verify.reports.benchmark_record import Direction, FirstCall, HostCost, Measurement, Mode
+from fa2verify.reports.benchmark_record import Cache, Called, Direction, FirstCall, HostCost, Measurement, Mode
 from fa2verify.reports.figures import Cell, Panel, Part, Row, Table, in_order
 from fa2verify.reports.speeds import failures, missing
 from fa2verify.reports.summary import short
@@ -13,12 +13,19 @@ _HOST = (
 )
 _FIRST = (
     "Milliseconds from the first call in a fresh process until the device has finished, once with every compiler cache "
-    "empty and once with what that call left on disk; below them the same call again."
+    "empty and once with what that call left on disk; below them the same call again, and other variants' first calls "
+    "in that process, from the fastest to the slowest: what a variant takes once the libraries are loaded."
 )
 _COLUMNS: dict[tuple[Mode, Direction], str] = {
     ("eager", "forward"): "forward",
     ("compiled", "forward"): "forward, compiled",
     ("eager", "both"): "forward and backward",
+}
+_FIRST_COLUMNS: dict[tuple[Called, Cache], str] = {
+    ("forward", "cold"): "forward, caches empty",
+    ("forward", "disk"): "forward, from disk",
+    ("both", "cold"): "forward and backward, caches empty",
+    ("both", "disk"): "forward and backward, from disk",
 }
 
 
@@ -48,17 +55,19 @@ def first_calls(measured: Sequence[Measurement], only: Sequence[str] = ()) -> tu
     lines = [line for line in measured if isinstance(line, FirstCall)]
     if not lines:
         return ()
-    found = {(line.kernel, line.cache): line for line in lines}
+    found = {(line.kernel, line.direction, line.cache): line for line in lines}
 
     def cell(line: FirstCall | None) -> Cell:
         if line is None or line.outcome != "measured":
             return missing(line)
-        return Cell(short(line.first_ms), (f"then {short(line.second_ms)}",))
+        others = f"others {short(min(line.others_ms))} to {short(max(line.others_ms))}" if line.others_ms else ""
+        return Cell(short(line.first_ms), tuple(filter(None, (f"then {short(line.second_ms)}", others))))
 
+    columns = [column for column in _FIRST_COLUMNS if any(key[1:] == column for key in found)]
     rows = (
-        Row(name, (cell(found.get((name, "cold"))), cell(found.get((name, "disk")))))
+        Row(name, tuple(cell(found.get((name, *column))) for column in columns))
         for name in in_order([line.kernel for line in lines], only)
     )
-    table = Table(("kernel", "caches empty", "from disk"), tuple(rows))
-    said = failures((line.kernel, line.cache, line.outcome, line.message) for line in lines)
+    table = Table(("kernel", *(_FIRST_COLUMNS[column] for column in columns)), tuple(rows))
+    said = failures((line.kernel, f"{line.direction}, {line.cache}", line.outcome, line.message) for line in lines)
     return (Part("First call, ms", _FIRST, (Panel("first call", table),), said),)

@@ -84,7 +84,17 @@ HOSTS = (
     HostCost(subject="mine", mode="eager", direction="forward", outcome="measured", us=(9.0, 30.0, 10.0), calls=1),
     HostCost(subject="mine", mode="compiled", direction="forward", outcome="failed", message="the graph broke"),
 )
-FIRSTS = (FirstCall(kernel="mine", cache="cold", direction="both", outcome="measured", first_ms=812.4, second_ms=0.25),)
+FIRSTS = (
+    FirstCall(
+        kernel="mine",
+        cache="cold",
+        direction="both",
+        outcome="measured",
+        first_ms=812.4,
+        second_ms=0.25,
+        others_ms=(9.0, 3.0),
+    ),
+)
 TRAININGS = (
     trained("torch-flash", 200.0),
     trained("mine", 100.0),
@@ -230,7 +240,7 @@ def test_host_costs_and_first_calls() -> None:
     host = of(HOSTS, "Host cost, µs a call")
     assert told(host.panels[0]) == {"mine": [("10.0", "9.00 to 30.0"), ("failed",), (NOTHING,)]}
     assert host.remarks == ("mine failed (forward, compiled): the graph broke",)
-    assert told(of(FIRSTS, "First call, ms").panels[0]) == {"mine": [("812", "then 0.250"), (NOTHING,)]}
+    assert told(of(FIRSTS, "First call, ms").panels[0]) == {"mine": [("812", "then 0.250", "others 3.00 to 9.00")]}
 
 
 def test_trainings_stand_beside_the_published_ones() -> None:
