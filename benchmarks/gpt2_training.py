@@ -55,6 +55,13 @@ def limit_memory(bytes_: int) -> None:
     torch.cuda.set_per_process_memory_fraction(bytes_ / total)
 
 
+def least_bytes(setting: Setting) -> int:
+    """Memory that a step takes whatever its batch: weights, gradients and AdamW's two moments, all of them fp32."""
+    with torch.device("meta"):
+        model = Gpt2(SIZES[setting.model], setting.context, lambda q, k, v: v)  # noqa: ARG005 - never called
+    return 4 * 4 * sum(weight.numel() for weight in model.parameters())
+
+
 class Trainer:
     """A model with its optimizer, made of a setting and an attention's name; the same weights every time."""
 
@@ -136,6 +143,10 @@ def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: 
         batch=batch,
         batch_from=batch_from,
     )
+    if setting.memory and (least := least_bytes(setting)) > setting.memory:
+        # Compiling first would take a minute to end the same way.
+        message = f"weights, gradients and AdamW's moments take {least / 1e9:.1f} GB without any token"
+        return replace(blank, outcome="out_of_memory", message=message)
     release(setting.device)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

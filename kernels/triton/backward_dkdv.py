@@ -23,7 +23,7 @@ from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, throug
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import probabilities
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
-from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.tile import load_from, padded_head_dim, source_of, store_tile, tile_pointers
 from fa2verify.kernels.triton.walk import walk
 
 
@@ -121,15 +121,21 @@ def backward_dkdv_kernel(
     dk_row_stride = dk_row_stride.to(tl.int64)
     dv_row_stride = dv_row_stride.to(tl.int64)
 
-    k += begin_k * k_sequence_stride + head_kv * k_head_stride + column * k_row_stride
-    v += begin_k * v_sequence_stride + head_kv * v_head_stride + column * v_row_stride
     # K and V stay for the whole program. Rows past length_k read as zero; their rows of dK and dV are not stored.
-    k_tile = load_tile(
-        tile_pointers(k, k_row_stride, block_n, block_d, aligned), column, length_k, head_dim, True, full
+    k_source = source_of(
+        k, begin_k, k_sequence_stride, head_kv, k_head_stride, k_row_stride, descriptors, aligned, block_n, block_d
     )
-    v_tile = load_tile(
-        tile_pointers(v, v_row_stride, block_n, block_d, aligned), column, length_k, head_dim, True, full
+    v_source = source_of(
+        v, begin_k, v_sequence_stride, head_kv, v_head_stride, v_row_stride, descriptors, aligned, block_n, block_d
     )
+    k_tile = load_from(
+        k_source, k_row_stride, sequence, head_kv, column, length_k, head_dim,
+        descriptors, True, full, block_n, block_d,
+    )  # fmt: skip
+    v_tile = load_from(
+        v_source, v_row_stride, sequence, head_kv, column, length_k, head_dim,
+        descriptors, True, full, block_n, block_d,
+    )  # fmt: skip
     if negative:
         k_tile = -k_tile
 
@@ -142,14 +148,13 @@ def backward_dkdv_kernel(
     seed = seed_of(dropout_seed)
     for member in tl.range(0, group):
         head = (first_head + member).to(tl.int64)
-        if descriptors:
-            q_source = q
-            dout_source = dout
-        else:
-            q_head = q + begin_q * q_sequence_stride + head * q_head_stride
-            dout_head = dout + begin_q * dout_sequence_stride + head * dout_head_stride
-            q_source = tile_pointers(q_head, q_row_stride, block_m, block_d, aligned)
-            dout_source = tile_pointers(dout_head, dout_row_stride, block_m, block_d, aligned)
+        q_source = source_of(
+            q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, descriptors, aligned, block_m, block_d
+        )
+        dout_source = source_of(
+            dout, begin_q, dout_sequence_stride, head, dout_head_stride, dout_row_stride,
+            descriptors, aligned, block_m, block_d,
+        )  # fmt: skip
         row_offset = begin_q * lse_sequence_stride + head * lse_head_stride
         slope = slope_of(alibi_slopes, alibi_sequence_stride, sequence, head)
         if window_right is not None:
@@ -234,7 +239,7 @@ def _gather_queries(
         rows = row + tl.arange(0, block_m)
         inside = rows < length_q
         # S^T = K Q^T  (line 10), (block_n, block_m), raw
-        q_tile = load_moving_tile(
+        q_tile = load_from(
             q_source, q_row_stride, sequence, head, row, length_q, head_dim,
             descriptors, True, full, block_m, block_d,
         )  # fmt: skip
@@ -250,7 +255,7 @@ def _gather_queries(
         if seed is not None:
             keep = tl.trans(kept(seed, dropout_threshold, sequence, head, row, column, block_m, block_n))
             dropped = tl.where(keep, p, 0.0)
-        dout_tile = load_moving_tile(
+        dout_tile = load_from(
             dout_source, dout_row_stride, sequence, head, row, length_q, head_dim,
             descriptors, True, full, block_m, block_d,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from fa2verify.kernels.triton.scores import biased, slope_of, softcapped, throug
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.softmax import probabilities
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED
-from fa2verify.kernels.triton.tile import load_moving_tile, load_tile, padded_head_dim, store_tile, tile_pointers
+from fa2verify.kernels.triton.tile import load_from, padded_head_dim, source_of, store_tile, tile_pointers
 from fa2verify.kernels.triton.walk import walk
 
 
@@ -112,26 +112,33 @@ def backward_dq_kernel(
     dout_row_stride = dout_row_stride.to(tl.int64)
     dq_row_stride = dq_row_stride.to(tl.int64)
 
-    q += begin_q * q_sequence_stride + head * q_head_stride + row * q_row_stride
-    dout += begin_q * dout_sequence_stride + head * dout_head_stride + row * dout_row_stride
-    q_tile = load_tile(tile_pointers(q, q_row_stride, block_m, block_d, aligned), row, length_q, head_dim, True, full)
-    dout_tile = load_tile(
-        tile_pointers(dout, dout_row_stride, block_m, block_d, aligned), row, length_q, head_dim, True, full
+    q_source = source_of(
+        q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, descriptors, aligned, block_m, block_d
     )
+    dout_source = source_of(
+        dout, begin_q, dout_sequence_stride, head, dout_head_stride, dout_row_stride,
+        descriptors, aligned, block_m, block_d,
+    )  # fmt: skip
+    q_tile = load_from(
+        q_source, q_row_stride, sequence, head, row, length_q, head_dim,
+        descriptors, True, full, block_m, block_d,
+    )  # fmt: skip
+    dout_tile = load_from(
+        dout_source, dout_row_stride, sequence, head, row, length_q, head_dim,
+        descriptors, True, full, block_m, block_d,
+    )  # fmt: skip
     if negative:
         q_tile = -q_tile
     rows = row + tl.arange(0, block_m)
     row_offset = begin_q * lse_sequence_stride + head * lse_head_stride
     row_lse = tl.load(lse_log2 + row_offset + rows, mask=rows < length_q, other=0.0)
     row_delta = tl.load(delta + row_offset + rows, mask=rows < length_q, other=0.0)
-    if descriptors:
-        k_source = k
-        v_source = v
-    else:
-        k += begin_k * k_sequence_stride + head_kv * k_head_stride
-        v += begin_k * v_sequence_stride + head_kv * v_head_stride
-        k_source = tile_pointers(k, k_row_stride, block_n, block_d, aligned)
-        v_source = tile_pointers(v, v_row_stride, block_n, block_d, aligned)
+    k_source = source_of(
+        k, begin_k, k_sequence_stride, head_kv, k_head_stride, k_row_stride, descriptors, aligned, block_n, block_d
+    )
+    v_source = source_of(
+        v, begin_k, v_sequence_stride, head_kv, v_head_stride, v_row_stride, descriptors, aligned, block_n, block_d
+    )
 
     dq_acc = tl.zeros([block_m, block_d], tl.float32)
     diagonal = diagonal_of(length_q, length_k, bottom_right)
@@ -153,12 +160,15 @@ def backward_dq_kernel(
         slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
         dq.dtype.element_ty, descriptors, False, full, block_m, block_n, block_d,
     )  # fmt: skip
-    dq_acc = _gather_keys(
-        dq_acc, q_tile, dout_tile, row_lse, row_delta, k_source, v_source, k_row_stride, v_row_stride,
-        row, tl.maximum(full_begin, full_end), end, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
-        slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
-        dq.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
-    )  # fmt: skip
+    masked_begin = tl.maximum(full_begin, full_end)
+    # As in the forward: a loop that runs no time still fills its pipeline.
+    if masked_begin < end:
+        dq_acc = _gather_keys(
+            dq_acc, q_tile, dout_tile, row_lse, row_delta, k_source, v_source, k_row_stride, v_row_stride,
+            row, masked_begin, end, length_k, head_dim, diagonal, lower, upper, scale_log2, cap_scale,
+            slope, seed, dropout_threshold, dropout_rescale, sequence, head, head_kv,
+            dq.dtype.element_ty, descriptors, True, full, block_m, block_n, block_d,
+        )  # fmt: skip
 
     dq += begin_q * dq_sequence_stride + head * dq_head_stride + row * dq_row_stride
     dq_pointers = tile_pointers(dq, dq_row_stride, block_m, block_d, aligned)
@@ -206,7 +216,7 @@ def _gather_keys(
     for column in tl.range(begin, end, block_n):
         keys = (column + tl.arange(0, block_n))[None, :]
         # S = Q K^T  (line 10), (block_m, block_n), raw
-        k_tile = load_moving_tile(
+        k_tile = load_from(
             k_source, k_row_stride, sequence, head_kv, column, length_k, head_dim,
             descriptors, masked, full, block_n, block_d,
         )  # fmt: skip
@@ -217,7 +227,7 @@ def _gather_keys(
             # Keys past length_k must go too: their score is 0, and exp2(0 - lse) may be infinite.
             p = tl.where(visible(queries, keys, length_k, lower, upper), p, 0.0)
         # dP = dO V^T  (line 13); dS = P * (dP - D)  (line 14)
-        v_tile = load_moving_tile(
+        v_tile = load_from(
             v_source, v_row_stride, sequence, head_kv, column, length_k, head_dim,
             descriptors, masked, full, block_n, block_d,
         )  # fmt: skip

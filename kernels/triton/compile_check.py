@@ -19,11 +19,9 @@ from typing import Any, get_args
 from fa2verify.kernels.problem import DType
 from fa2verify.kernels.triton.configuration import (
     BLOCK_DS,
-    MOVING,
     PASSES,
     Configuration,
     Pass,
-    Side,
     compiled_configuration,
 )
 from fa2verify.kernels.triton.mode import interpreting
@@ -41,8 +39,8 @@ FEATURES: tuple[tuple[str, ...], ...] = (
     ("window", "softcap", "alibi", "dropout"),
 )
 _POINTEE: dict[DType, str] = {"float16": "*fp16", "bfloat16": "*bf16"}
-# Passes that walk, and over what.
-_WALKS: dict[Pass, Side] = {"forward": "keys", "backward_dkdv": "queries", "backward_dq": "keys"}
+# Passes that load tiles through descriptors where they can.
+_WALKS: tuple[Pass, ...] = ("forward", "backward_dkdv", "backward_dq")
 _FP32_ROWS = ("lse", "dlse", "delta", "lse_log2")
 
 
@@ -72,7 +70,13 @@ class Variant:
     @property
     def configuration(self) -> Configuration:
         """The entry of the table that this GPU gets, unless it is replaced."""
-        return self.tuned or compiled_configuration(self.name, self.block_d, CAPABILITIES[self.capability])
+        entry = self.tuned or compiled_configuration(self.name, self.block_d, CAPABILITIES[self.capability])
+        return entry.served(by_descriptors=self.described)
+
+    @property
+    def described(self) -> bool:
+        """Whether descriptors can serve its calls."""
+        return not self.varlen and self.aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,7 @@ def _constants(variant: Variant) -> dict[str, object]:
         "aligned": variant.aligned,
         "full": variant.full,
         "has_dlse": False,
-        "descriptors": config.descriptors and not variant.varlen and variant.aligned,
+        "descriptors": config.descriptors and variant.described,
         "dlse": None,
         "block_m": config.block_m,
         "block_n": config.block_n,
@@ -237,11 +241,9 @@ def _type(name: str, variant: Variant) -> str:
     config = variant.configuration
     if name in ("scale", "scale_log2", "cap_scale", "dropout_rescale"):
         return "fp32"
-    over = _WALKS.get(variant.name)
-    if over and name in MOVING[over] and config.descriptors and not variant.varlen and variant.aligned:
+    if variant.name in _WALKS and name in config.box_rows and config.descriptors and variant.described:
         element = _POINTEE[variant.dtype].removeprefix("*")
-        block = config.block_n if over == "keys" else config.block_m
-        return f"tensordesc<{element}[1, 1, {block}, {variant.block_d}]>"
+        return f"tensordesc<{element}[1, 1, {config.box_rows[name]}, {variant.block_d}]>"
     if name == "dropout_seed":
         return "*i64"
     if name in (*_FP32_ROWS, "alibi_slopes"):

@@ -1,10 +1,10 @@
 """Launch configurations: one table, by pass, padded head_dim and the shared memory that a GPU gives a block.
 
 Compute capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB. Of the entries for 227 KB
-those of the forward at 64 and 128, and of both passes of the backward at 64, 128 and 256, won races on an H200
-(docs/results). No other entry was raced: there blocks are as large as registers and shared memory allow, since the work
-a byte loaded grows with the block. A GPU takes the entry of the largest level that it reaches; why the table alone
-decides is in docs/decisions/0006-tiles-from-a-table.md.
+those of the forward and of both passes of the backward at 64, 128 and 256 won races on an H200 (docs/results). No other
+entry was raced: there blocks are as large as registers and shared memory allow, since the work a byte loaded grows with
+the block. A GPU takes the entry of the largest level that it reaches; why the table alone decides is in
+docs/decisions/0006-tiles-from-a-table.md.
 `python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory;
 `python -m fa2verify.kernels.triton.tune` races others against them on a GPU.
 """
@@ -18,9 +18,8 @@ import torch
 Pass = Literal["forward", "preprocess", "backward_dkdv", "backward_dq", "probabilities"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 BLOCK_DS = (16, 32, 64, 128, 256)
-# What a pass' programs may walk over, and the tensors whose tiles then move.
+# What a pass' programs may walk over.
 Side = Literal["keys", "queries"]
-MOVING: dict[Side, tuple[str, str]] = {"keys": ("k", "v"), "queries": ("q", "dout")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,9 @@ class Configuration:
     block_n     keys of a block
     num_warps   warps that share a program
     num_stages  depth of the software pipeline that loads the next blocks during a block's arithmetic
-    descriptors whether the moving tiles of a dense call are loaded through tensor descriptors (TMA on Hopper and
-                later), which need no registers for addresses
+    descriptors whether the tiles of a dense call are loaded through tensor descriptors (TMA on Hopper and later),
+                which need no registers for addresses
+    addressed   for calls that descriptors cannot serve, where this tile would leave no registers for addresses
     """
 
     block_m: int
@@ -40,6 +40,16 @@ class Configuration:
     num_warps: int
     num_stages: int
     descriptors: bool = False
+    addressed: "Configuration | None" = None
+
+    def served(self, *, by_descriptors: bool) -> "Configuration":
+        """This, or what replaces it for a call that descriptors cannot serve."""
+        return self if by_descriptors or self.addressed is None else self.addressed
+
+    @property
+    def box_rows(self) -> dict[str, int]:
+        """Rows of a tile of each tensor that a descriptor may load."""
+        return {"q": self.block_m, "dout": self.block_m, "k": self.block_n, "v": self.block_n}
 
 
 # KB of shared memory that a block may have, largest first.
@@ -63,7 +73,12 @@ _TABLE: dict[Pass, _Row] = {
         128: _row(
             Configuration(64, 64, 4, 3, descriptors=True), Configuration(128, 64, 8, 3), Configuration(64, 64, 4, 2)
         ),
-        256: _row(Configuration(128, 64, 8, 2), Configuration(64, 64, 8, 2), Configuration(64, 32, 8, 2)),
+        # One stage of 64 x 128 leaves room for two programs, which overlap one another's loads.
+        256: _row(
+            Configuration(64, 128, 4, 1, descriptors=True, addressed=Configuration(128, 64, 8, 2)),
+            Configuration(64, 64, 8, 2),
+            Configuration(64, 32, 8, 2),
+        ),
     },
     "preprocess": {block_d: _row(Configuration(64, 64, 4, 1)) for block_d in BLOCK_DS},
     # dK and dV are two fp32 accumulators of block_n x block_d: beside them the widest head_dims leave registers for few
@@ -87,7 +102,9 @@ _TABLE: dict[Pass, _Row] = {
         64: _row(Configuration(64, 64, 4, 3), Configuration(128, 64, 8, 3)),
         128: _row(Configuration(128, 64, 8, 3), Configuration(64, 32, 4, 2), Configuration(64, 32, 4, 1)),
         256: _row(
-            Configuration(64, 64, 4, 2, descriptors=True), Configuration(64, 16, 8, 1), Configuration(32, 16, 4, 1)
+            Configuration(64, 64, 4, 2, descriptors=True, addressed=Configuration(128, 32, 8, 2)),
+            Configuration(64, 16, 8, 1),
+            Configuration(32, 16, 4, 1),
         ),
     },
     "probabilities": {block_d: _row(Configuration(64, 64, 8 if block_d > 64 else 4, 1)) for block_d in BLOCK_DS},

@@ -18,7 +18,7 @@ _ELEMENT_BYTES = 2
 
 
 def use_descriptors(
-    config: Configuration, arguments: dict[str, object], moving: tuple[Layout, ...], device: torch.device
+    config: Configuration, arguments: dict[str, object], loaded: tuple[Layout, ...], device: torch.device
 ) -> bool:
     """Whether the configuration asks for descriptors and the tensors that they would serve can have them.
 
@@ -28,7 +28,7 @@ def use_descriptors(
         config.descriptors
         and not arguments["varlen"]
         and bool(arguments["aligned"])
-        and all(_describable(layout) for layout in moving)
+        and all(_describable(layout) for layout in loaded)
         and (device.type == "cpu" or has_tma(device))
     )
 

@@ -50,7 +50,31 @@ def load_tile(pointers, row, length, head_dim, ragged: tl.constexpr, full: tl.co
 
 
 @device
-def load_moving_tile(
+def source_of(
+    x,
+    begin,
+    sequence_stride,
+    head,
+    head_stride,
+    row_stride,
+    descriptors: tl.constexpr,
+    aligned: tl.constexpr,
+    block: tl.constexpr,
+    block_d: tl.constexpr,
+):
+    """Return what `load_from` loads tiles of one head of a sequence from.
+
+    Without `descriptors` the addresses of the tile at row 0; with them `x`, a descriptor of (sequence, head, row,
+    head_dim) with boxes (1, 1, block, block_d).
+    """
+    source = x
+    if not descriptors:
+        source = tile_pointers(x + begin * sequence_stride + head * head_stride, row_stride, block, block_d, aligned)
+    return source
+
+
+@device
+def load_from(
     source,
     row_stride,
     sequence,
@@ -64,11 +88,7 @@ def load_moving_tile(
     block: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Load the tile at `row` of a tensor that a program walks along, as `load_tile` does.
-
-    source  addresses of the tile at row 0; or, with `descriptors`, a descriptor of (sequence, head, row, head_dim) with
-            boxes (1, 1, block, block_d), which reads zero past a sequence's end and past head_dim by itself
-    """
+    """Load the tile at `row`, as `load_tile` does; a descriptor reads zero past a sequence's end and past head_dim."""
     if descriptors:
         box = source.load([sequence.to(tl.int32), head.to(tl.int32), row, 0])
         x = operand(box.reshape(block, block_d))

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from fa2verify.benchmarks.gpt2_training import (
     distance,
     draw_tokens,
     largest_batch,
+    least_bytes,
     losses,
     search,
     train,
@@ -184,6 +186,18 @@ def test_running_out_of_memory_and_failing_are_outcomes(monkeypatch: pytest.Monk
     record = train(TINY, "mine", "eager", 2, "given", FOREVER)
     assert record.outcome == "failed"
     assert record.message.startswith("RuntimeError: ")
+
+
+def test_a_model_whose_weights_alone_do_not_fit_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = list(Trainer(TINY, "standard", "eager").model.parameters())
+    assert least_bytes(TINY) == 4 * sum(weight.nbytes for weight in weights)
+    monkeypatch.setattr(torch, "compile", lambda model: pytest.fail("it was compiled"))
+    record = train(replace(TINY, memory=least_bytes(TINY) - 1), "standard", "compiled", 1, "given", FOREVER)
+    assert record.outcome == "out_of_memory"
+    assert record.message.endswith("GB without any token")
+    assert (
+        train(replace(TINY, memory=least_bytes(TINY)), "standard", "eager", 1, "given", FOREVER).outcome == "measured"
+    )
 
 
 def test_a_run_that_is_cut_short_says_so() -> None:
