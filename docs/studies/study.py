@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.reports.record import OutputError, OutputName
-from fa2verify.verify.measure import Comparison
+from fa2verify.verify.judgement.measure import Comparison
 
 Row = dict[str, Any]
 OUTPUTS: tuple[OutputName, ...] = ("out", "dq", "dk", "dv")

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from fa2verify.cli import check as checking
 from fa2verify.cli.main import main
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.ledger import KnownFailure, Ledger
+from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
 
 SMALLEST = Problem(lengths=Dense(seqlen_q=2, seqlen_k=17), head_dim=8)
 SHORT = Problem(lengths=Dense(seqlen_q=2, seqlen_k=3), head_dim=8)

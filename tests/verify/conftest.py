@@ -17,11 +17,11 @@ from fa2verify.kernels.reference import reference
 from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.record import Run
 from fa2verify.reports.store import Loaded, Writer, load
-from fa2verify.verify.campaign import Campaign
-from fa2verify.verify.findings import Findings
-from fa2verify.verify.journal import Journal
-from fa2verify.verify.ledger import Ledger
-from fa2verify.verify.quarantine import Quarantine
+from fa2verify.verify.known_failures.ledger import Ledger
+from fa2verify.verify.run.campaign import Campaign
+from fa2verify.verify.run.findings import Findings
+from fa2verify.verify.run.journal import Journal
+from fa2verify.verify.run.quarantine import Quarantine
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def right() -> Callable[[Problem, Tensors], Outputs]:
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Campaign]:
     """A campaign whose records, notes and examples are the test's own."""
-    monkeypatch.setattr("fa2verify.verify.campaign.EXAMPLE_DATABASE", tmp_path / "examples")
+    monkeypatch.setattr("fa2verify.verify.run.campaign.EXAMPLE_DATABASE", tmp_path / "examples")
     with Writer(tmp_path / "records-main.jsonl") as writer:
         writer.write(RUN)
         yield Campaign(
