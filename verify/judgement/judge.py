@@ -17,6 +17,9 @@ from fa2verify.verify.judgement.bounds import EPS, UNIT_ROUNDOFF, Rounding
 from fa2verify.verify.judgement.measure import R2_LIMIT, Comparison
 from fa2verify.verify.judgement.truth import Truth
 
+# The rule that is broken, for example "R2 out", and what a person should read.
+Breach = tuple[str, str]
+
 _GRADIENTS: tuple[OutputName, ...] = ("dq", "dk", "dv")
 
 
@@ -58,8 +61,8 @@ def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Ju
         return Judgement("R0 outputs", f"the call returned {type(outputs).__qualname__}, not Outputs")
     names = judged_outputs(problem, kernel)
     for name in names:
-        if fault := _form(name, problem, getattr(outputs, name), getattr(truth.reference, name)):
-            return Judgement(*fault)
+        if breach := _form(name, problem, getattr(outputs, name), getattr(truth.reference, name)):
+            return Judgement(*breach)
     found = {name: _comparable(name, kernel, getattr(outputs, name)) for name in names}
     bounds = truth.bounds(kernel.score_dtype)
     comparisons = tuple(
@@ -73,26 +76,23 @@ def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Ju
         )
         for name in names
     )
-    rules: tuple[Callable[[], Fault | None], ...] = (
+    rules: tuple[Callable[[], Breach | None], ...] = (
         *(partial(_past_the_last, problem, comparison) for comparison in comparisons),
         *(partial(_non_finite, comparison) for comparison in comparisons),
         partial(_exact_rows, problem, kernel, found, truth),
         *(partial(_headline, comparison) for comparison in comparisons),
         *(partial(_elementwise, comparison) for comparison in comparisons),
     )
-    fault = next((fault for rule in rules if (fault := rule())), None)
-    rule, message = fault or (None, "")
+    breach = next((breach for rule in rules if (breach := rule())), None)
+    rule, message = breach or (None, "")
     return Judgement(rule, message, comparisons)
-
-
-Fault = tuple[str, str]
 
 
 def _stored(name: OutputName, problem: Problem) -> str:
     return "float32" if name == "lse" else problem.dtype
 
 
-def _form(name: OutputName, problem: Problem, candidate: object, reference: Tensor) -> Fault | None:
+def _form(name: OutputName, problem: Problem, candidate: object, reference: Tensor) -> Breach | None:
     dtype = getattr(torch, _stored(name, problem))
     if not isinstance(candidate, Tensor):
         return f"R0 {name} missing", f"{name} is {reprlib.repr(candidate)}, not a tensor"
@@ -115,7 +115,7 @@ def _comparable(name: OutputName, kernel: Kernel, candidate: Tensor) -> Tensor:
     return candidate
 
 
-def _past_the_last(problem: Problem, compared: Comparison) -> Fault | None:
+def _past_the_last(problem: Problem, compared: Comparison) -> Breach | None:
     """Rows of packed tensors past the last sequence are 0, those of lse -inf."""
     if not problem.tail:
         return None
@@ -134,7 +134,7 @@ def _past_the_last(problem: Problem, compared: Comparison) -> Fault | None:
     )
 
 
-def _non_finite(compared: Comparison) -> Fault | None:
+def _non_finite(compared: Comparison) -> Breach | None:
     """The same elements are NaN or infinite; beyond the dtype's range, infinity of the reference's sign is right."""
     wrong = ~compared.finite
     if not bool(wrong.any()):
@@ -154,7 +154,7 @@ def _non_finite(compared: Comparison) -> Fault | None:
     )
 
 
-def _exact_rows(problem: Problem, kernel: Kernel, found: dict[OutputName, Tensor], truth: Truth) -> Fault | None:
+def _exact_rows(problem: Problem, kernel: Kernel, found: dict[OutputName, Tensor], truth: Truth) -> Breach | None:
     """Rows that see no key give exact zeros; a row that sees one key gives that key's v."""
     zeros = {"out": [part.visible.any(-1) for part in truth.parts]}
     if problem.backward:
@@ -198,7 +198,7 @@ def _one_key(part: Steps, kernel: Kernel) -> Tensor:
     return (alone & (exponent_error < UNIT_ROUNDOFF[rounding.steps.problem.dtype] / 4)).expand_as(rounding.steps.out)
 
 
-def _headline(compared: Comparison) -> Fault | None:
+def _headline(compared: Comparison) -> Breach | None:
     if compared.baseline is None:
         return None
     allowed = max(2 * compared.baseline, compared.floor)
@@ -211,7 +211,7 @@ def _headline(compared: Comparison) -> Fault | None:
     )
 
 
-def _elementwise(compared: Comparison) -> Fault | None:
+def _elementwise(compared: Comparison) -> Breach | None:
     if compared.bound_units <= R2_LIMIT:
         return None
     observed, expected = float(compared.wide[compared.worst]), float(compared.reference[compared.worst])

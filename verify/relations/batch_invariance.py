@@ -11,13 +11,13 @@ from torch import Tensor
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.record import OutputName
-from fa2verify.verify.judgement.judge import Fault
-from fa2verify.verify.relations.relation import Call, bits_fault
+from fa2verify.verify.judgement.judge import Breach
+from fa2verify.verify.relations.relation import Call, bits_breach
 
 RULE = "R4 batch invariance"
 
 
-def batch_invariance(call: Call) -> Fault | None:
+def batch_invariance(call: Call) -> Breach | None:
     """Call with each sequence alone, and compare out, lse and, of deterministic problems, gradients.
 
     Raises what the kernel raises. Dropout's mask is a function of the place in the batch, so it says nothing there.
@@ -34,8 +34,8 @@ def batch_invariance(call: Call) -> Fault | None:
         for name in names:
             in_batch = _part(problem, name, getattr(call.outputs, name), index)
             found = getattr(outputs, name, None)
-            if fault := bits_fault(RULE, name, in_batch, found, f"sequence {index} alone"):
-                return fault
+            if breach := bits_breach(RULE, name, in_batch, found, f"sequence {index} alone"):
+                return breach
     return None
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.verify.judgement.judge import Fault
-from fa2verify.verify.relations.relation import Call, form_fault
+from fa2verify.verify.judgement.judge import Breach
+from fa2verify.verify.relations.relation import Call, form_breach
 
 RULE = "R4 foreign values"
 
 
-def foreign_values(call: Call) -> Fault | None:
+def foreign_values(call: Call) -> Breach | None:
     """Call with NaN in every second sequence and key head, and look at the others. Raises what the kernel raises."""
     problem, device = call.problem, call.tensors.q.device
     foul_q, foul_k = (_foul(problem, side, device) for side in ("q", "k"))
@@ -37,8 +37,8 @@ def foreign_values(call: Call) -> Fault | None:
     for name in call.owed:
         clean: Tensor = getattr(call.outputs, name)
         found: Any = getattr(outputs, name, None)
-        if fault := form_fault(RULE, name, clean, found, "a call with NaN in other sequences and heads"):
-            return fault
+        if breach := form_breach(RULE, name, clean, found, "a call with NaN in other sequences and heads"):
+            return breach
         traces = ~places[name] & ((clean.isfinite() & ~found.isfinite()) | (found.isnan() & ~clean.isnan()))
         if bool(traces.any()):
             index = tuple(int(i) for i in traces.nonzero()[0])

@@ -4,18 +4,18 @@ A kernel that keeps its output or a workspace and gives it out twice is right at
 results change under his hands.
 """
 
-from fa2verify.verify.judgement.judge import Fault
-from fa2verify.verify.relations.relation import Call, bits_fault
+from fa2verify.verify.judgement.judge import Breach
+from fa2verify.verify.relations.relation import Call, bits_breach
 
 RULE = "R4 kept results"
 
 
-def kept_results(call: Call) -> Fault | None:
+def kept_results(call: Call) -> Breach | None:
     """Compare what was returned with what it was; the calls in between are those of the other relations."""
     for name in call.owed:
-        fault = bits_fault(
+        breach = bits_breach(
             RULE, name, getattr(call.outputs, name), getattr(call.returned, name), "the first call, after others,"
         )
-        if fault:
-            return fault
+        if breach:
+            return breach
     return None

@@ -15,7 +15,7 @@ from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.record import OutputName
-from fa2verify.verify.judgement.judge import Fault, judged_outputs
+from fa2verify.verify.judgement.judge import Breach, judged_outputs
 from fa2verify.verify.judgement.truth import Truth
 
 _GRADIENTS: tuple[OutputName, ...] = ("dq", "dk", "dv")
@@ -63,10 +63,10 @@ class Call:
 
 
 # Makes further calls; gives the rule that they break and what a person should read, or None.
-Relation = Callable[[Call], Fault | None]
+Relation = Callable[[Call], Breach | None]
 
 
-def form_fault(rule: str, name: OutputName, first: Tensor, other: object, which: str) -> Fault | None:
+def form_breach(rule: str, name: OutputName, first: Tensor, other: object, which: str) -> Breach | None:
     """Whether `other` is no tensor like `first`, so that they cannot be compared.
 
     which  what `other` comes from, for the message
@@ -81,10 +81,10 @@ def form_fault(rule: str, name: OutputName, first: Tensor, other: object, which:
     return None
 
 
-def bits_fault(rule: str, name: OutputName, first: Tensor, other: object, which: str) -> Fault | None:
+def bits_breach(rule: str, name: OutputName, first: Tensor, other: object, which: str) -> Breach | None:
     """Whether `other` differs from `first` in a bit; -0.0 is not 0.0, and a NaN is itself."""
-    if fault := form_fault(rule, name, first, other, which):
-        return fault
+    if breach := form_breach(rule, name, first, other, which):
+        return breach
     assert isinstance(other, Tensor)
     kind = _BITS[first.dtype]
     differs = first.view(kind) != other.to(first.device).view(kind)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import torch
 
-from fa2verify.verify.judgement.judge import Fault, judge
-from fa2verify.verify.relations.relation import Call, bits_fault
+from fa2verify.verify.judgement.judge import Breach, judge
+from fa2verify.verify.relations.relation import Call, bits_breach
 
 RULE = "R4 repetition"
 
@@ -26,7 +26,7 @@ REPEATS = {"cpu": 1, "cuda": 15}
 _LOADS = ((0, 0, 0), (256, 1, 20), (2048, 4, 20))
 
 
-def repetition(call: Call) -> Fault | None:
+def repetition(call: Call) -> Breach | None:
     """Call again, and compare. Raises what the kernel raises."""
     device = call.tensors.q.device
     if not _repeated(call):
@@ -41,9 +41,9 @@ def repetition(call: Call) -> Fault | None:
                 return f"{RULE}, {judgement.rule}", f"{which}: {judgement.message}"
             continue
         for name in call.owed:
-            fault = bits_fault(RULE, name, getattr(call.outputs, name), getattr(outputs, name, None), which)
-            if fault:
-                return fault
+            breach = bits_breach(RULE, name, getattr(call.outputs, name), getattr(outputs, name, None), which)
+            if breach:
+                return breach
     return None
 
 

@@ -26,8 +26,8 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.tensors import make_tensors
 from fa2verify.kernels.values import Stream
 from fa2verify.reports.record import OutputName
-from fa2verify.verify.judgement.judge import Fault
-from fa2verify.verify.relations.relation import Call, form_fault
+from fa2verify.verify.judgement.judge import Breach
+from fa2verify.verify.relations.relation import Call, form_breach
 
 RULE = "R4 visible NaN"
 ROLES = ("q", "k", "v")
@@ -104,7 +104,7 @@ class Place:
         return sum(lengths[: self.sequence]) + self.token, self.head, self.column
 
 
-def visible_nan(call: Call) -> Fault | None:
+def visible_nan(call: Call) -> Breach | None:
     """Call with one NaN, and look at the rows of its sequence and head. Raises what the kernel raises."""
     problem = replace(call.problem, direction="forward", deterministic=False)
     place = None if problem.dropout else Place.of(problem)
@@ -116,14 +116,14 @@ def visible_nan(call: Call) -> Fault | None:
     outputs = call.kernel(problem, tensors)
     for name in call.forward_owed:
         found: Any = getattr(outputs, name, None)
-        if fault := form_fault(RULE, name, getattr(call.outputs, name), found, "a call with a NaN"):
-            return fault
-        if fault := _fault(call, place, name, found):
-            return fault
+        if breach := form_breach(RULE, name, getattr(call.outputs, name), found, "a call with a NaN"):
+            return breach
+        if breach := _breach(call, place, name, found):
+            return breach
     return None
 
 
-def _fault(call: Call, place: Place, name: OutputName, found: Tensor) -> Fault | None:
+def _breach(call: Call, place: Place, name: OutputName, found: Tensor) -> Breach | None:
     problem, seen_by = call.problem, place.seen_by.to(found.device)
     clean, part = (place.judged(problem, name, tensor) for tensor in (getattr(call.outputs, name), found))
     reached = seen_by.view(-1, *(1,) * (part.dim() - 1)).expand_as(part)

@@ -50,7 +50,7 @@ def find() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Log:
     """What one log says.
 
     errors  how many, by the log's own summary; None where it has none: the sanitizer itself came to an end early
@@ -61,9 +61,9 @@ class Findings:
     first: str
 
     @classmethod
-    def of(cls, log: str) -> "Findings":
+    def of(cls, text: str) -> "Log":
         """Read a log of any of the tools."""
-        lines = [line.removeprefix(_PREFIX).strip() for line in log.splitlines() if line.startswith(_PREFIX)]
+        lines = [line.removeprefix(_PREFIX).strip() for line in text.splitlines() if line.startswith(_PREFIX)]
         summaries = [found for line in lines if (found := _SUMMARY.search(line))]
         errors = sum(int(found[1] or found[2]) for found in summaries) if summaries else None
         # A line without text stands between findings.
@@ -112,7 +112,7 @@ class Sanitizer:
                 message = f"no answer after {self.timeout:g} s under {self.tool}; the process was ended"
                 return replace(blank, verdict="timed_out", rule="timeout", message=message)
             last = (errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            found = Findings.of(log.read_text(errors="replace") if log.exists() else "")
+            found = Log.of(log.read_text(errors="replace") if log.exists() else "")
             words = said.read_text() if said.exists() else None
         if found.errors:
             count = f"{found.errors} {'error' if found.errors == 1 else 'errors'}"

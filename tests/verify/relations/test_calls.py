@@ -21,7 +21,7 @@ from fa2verify.verify.judgement.truth import Truth
 from fa2verify.verify.relations.batch_invariance import alone
 from fa2verify.verify.relations.catalogue import RELATIONS
 from fa2verify.verify.relations.foreign_values import foreign_values
-from fa2verify.verify.relations.relation import Call, bits_fault
+from fa2verify.verify.relations.relation import Call, bits_breach
 from fa2verify.verify.relations.repetition import busy, repetition
 from fa2verify.verify.trial.attempt import Bench, attempt
 
@@ -156,12 +156,12 @@ def test_another_form_is_another_answer(counted: Counted, spoil: Callable[[Outpu
 
 def test_bits_are_compared() -> None:
     first = torch.tensor([0.0, float("nan"), 1.0], dtype=torch.float16)
-    assert bits_fault("R4", "out", first, first.clone(), "it") is None
-    assert bits_fault("R4", "out", first, torch.tensor([-0.0, float("nan"), 1.0]).half(), "it") == (
+    assert bits_breach("R4", "out", first, first.clone(), "it") is None
+    assert bits_breach("R4", "out", first, torch.tensor([-0.0, float("nan"), 1.0]).half(), "it") == (
         "R4 out",
         "out[0] of it is -0, not 0 (1 of 3 elements differ; the same bits are promised)",
     )
-    assert bits_fault("R4", "dq", first[::2], first.flip(0)[::2], "it") == (
+    assert bits_breach("R4", "dq", first[::2], first.flip(0)[::2], "it") == (
         "R4 dq",
         "dq[0] of it is 1, not 0 (2 of 2 elements differ; the same bits are promised)",
     )
@@ -195,16 +195,16 @@ def test_repeated_calls_on_a_device_at_work(counted: Counted, monkeypatch: pytes
 
     assert repetition(call_of(counted()[0], ORDERED)) is None
     assert loads == [1, 2, 3, 4, 5, 6]
-    fault = repetition(call_of(counted(spoil)[0], ORDERED))
-    assert fault is not None
-    assert fault[0] == "R4 repetition out"
-    assert fault[1].startswith("out[0, 0, 0, 0] of call 5 is ")
+    breach = repetition(call_of(counted(spoil)[0], ORDERED))
+    assert breach is not None
+    assert breach[0] == "R4 repetition out"
+    assert breach[1].startswith("out[0, 0, 0, 0] of call 5 is ")
     monkeypatch.setattr(module, "_repeated", lambda call: True)
     assert repetition(call_of(counted()[0], BACKWARD)) is None
-    fault = repetition(call_of(counted(spoil)[0], BACKWARD))
-    assert fault is not None
-    assert fault[0] == "R4 repetition, R1 out"
-    assert fault[1].startswith("call 5: max |out - reference| is ")
+    breach = repetition(call_of(counted(spoil)[0], BACKWARD))
+    assert breach is not None
+    assert breach[0] == "R4 repetition, R1 out"
+    assert breach[1].startswith("call 5: max |out - reference| is ")
 
 
 def test_a_cpu_is_left_idle() -> None:

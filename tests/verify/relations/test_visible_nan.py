@@ -15,7 +15,7 @@ from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.strategies.related import related_problems
 from fa2verify.strategies.size import Size
-from fa2verify.verify.judgement.judge import Fault
+from fa2verify.verify.judgement.judge import Breach
 from fa2verify.verify.judgement.truth import Truth
 from fa2verify.verify.relations.relation import Call
 from fa2verify.verify.relations.visible_nan import ROLES, Place, visible_nan
@@ -31,7 +31,7 @@ Make = Callable[..., Kernel]
 Right = Callable[[Problem, Tensors], Outputs]
 
 
-def asked(kernel: Kernel, problem: Problem) -> Fault | None:
+def asked(kernel: Kernel, problem: Problem) -> Breach | None:
     tensors = make_tensors(problem)
     return visible_nan(Call.of(kernel, problem, tensors, kernel(problem, tensors), Truth.of(problem, tensors)))
 
@@ -110,10 +110,10 @@ def test_every_element_is_asked_for(made: Make, right: Right, problem: Problem, 
     told = set()
     for index in torch.cartesian_prod(*map(torch.arange, shape)).tolist():
         change.append(tuple(index))
-        fault = asked(kernel, problem)
-        if fault is not None:
-            assert fault[0] == f"R4 visible NaN {name}"
-            assert fault[1].startswith(f"{name}{index} is ")
+        breach = asked(kernel, problem)
+        if breach is not None:
+            assert breach[0] == f"R4 visible NaN {name}"
+            assert breach[1].startswith(f"{name}{index} is ")
             told.add(tuple(index))
     assert told == set(expected(problem, place, name, shape))
 

@@ -13,7 +13,7 @@ from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.kernels.registry import select
 from fa2verify.reports.failures import rerun
 from fa2verify.reports.record import Record
-from fa2verify.verify.trial.sanitizer import Findings, Sanitizer, SanitizerMissing, Tool, find
+from fa2verify.verify.trial.sanitizer import Log, Sanitizer, SanitizerMissing, Tool, find
 
 CALL = Problem(lengths=Dense(seqlen_q=3, seqlen_k=4), head_dim=8)
 
@@ -144,7 +144,7 @@ def test_what_a_kernel_does_not_take_is_not_tried(watch: Watch) -> None:
     ],
 )
 def test_logs_are_read(log: str, errors: int | None, first: str) -> None:
-    assert Findings.of(log) == Findings(errors, first)
+    assert Log.of(log) == Log(errors, first)
 
 
 def test_a_machine_without_it_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
