@@ -1,9 +1,6 @@
 """`fa2verify check` and `fa2verify kernels` on known failures."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from fa2verify.cli import check as checking
@@ -29,14 +26,6 @@ def segfaults(q, k, v):
 def wrong(q, k, v):
     return right(q, k, v) + (k.shape[1] > 16)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

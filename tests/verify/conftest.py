@@ -23,16 +23,6 @@ from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
 from fa2verify.verify.run.quarantine import Quarantine
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors: a second thread costs more than it gives, and tests may run beside each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 RUN = Run(
     id="test",
     started="2026-01-01T00:00:00+00:00",
