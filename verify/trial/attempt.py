@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 
-from fa2verify.kernels.features import features
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
 from fa2verify.reports.record import Record
@@ -13,6 +12,7 @@ from fa2verify.verify.judgement.truth import Truth
 from fa2verify.verify.known_failures.ledger import BESIDES
 from fa2verify.verify.relations.relation import Call
 from fa2verify.verify.trial.call import Bench, ContextLost, Fault, call, guarded
+from fa2verify.verify.trial.crash import crash
 from fa2verify.verify.trial.further_calls import Bits, Repeat, repeats
 
 __all__ = ["Bench", "ContextLost", "attempt"]
@@ -24,16 +24,8 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     Whatever the kernel does short of taking its process down becomes the record's verdict. Raises ContextLost when the
     CUDA context is gone.
     """
-    blank = Record(
-        kernel=kernel.name,
-        problem=problem.to_dict(),
-        features=features(problem),
-        verdict="crashed",
-        rule="process died",
-        message="the process died during the call",
-        reference=bench.precision,
-        test=test,
-    )
+    died = "the process died during the call"
+    blank = crash(kernel.name, problem, "process died", died, precision=bench.precision, test=test)
     if reasons := kernel.unsupported(problem):
         return replace(blank, verdict="unsupported", rule=None, message="", reasons=reasons)
     first = call(kernel, problem, bench, blank)

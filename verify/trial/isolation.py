@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from fa2verify.kernels.features import features
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.reference import Precision
@@ -20,6 +19,7 @@ from fa2verify.kernels.registry import select
 from fa2verify.reports.record import Record, from_json, to_json
 from fa2verify.verify.relations.catalogue import RELATIONS
 from fa2verify.verify.trial.attempt import Bench, ContextLost, attempt
+from fa2verify.verify.trial.crash import crash
 
 _READY = b"ready"
 
@@ -53,14 +53,7 @@ class Isolation:
         )
         child.start()
         sender.close()
-        blank = Record(
-            kernel=kernel.name,
-            problem=problem.to_dict(),
-            features=features(problem),
-            verdict="crashed",
-            reference=self.precision,
-            test=test,
-        )
+        blank = crash(kernel.name, problem, precision=self.precision, test=test)
         try:
             # What comes before the call, such as importing the kernel, is as long as it is in this process.
             assert receiver.recv_bytes() == _READY
@@ -91,16 +84,7 @@ def _child(sender: Connection, name: str, problem: str, asked: Isolation, test: 
     try:
         record = attempt(kernel, drawn, bench, test)
     except ContextLost as lost:
-        record = Record(
-            kernel=name,
-            problem=drawn.to_dict(),
-            features=features(drawn),
-            verdict="crashed",
-            rule="CUDA context lost",
-            message=str(lost),
-            reference=asked.precision,
-            test=test,
-        )
+        record = crash(name, drawn, "CUDA context lost", str(lost), precision=asked.precision, test=test)
     sender.send_bytes(to_json(record).encode())
     sender.close()
 

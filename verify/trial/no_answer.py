@@ -1,11 +1,11 @@
 """The verdict on a kernel that cannot say whether it takes a problem: `unsupported` is foreign code too."""
 
 from fa2verify.kernels import answers
-from fa2verify.kernels.features import features
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem
 from fa2verify.kernels.reference import Precision
 from fa2verify.reports.record import Record
+from fa2verify.verify.trial.crash import crash
 
 
 def no_answer(kernel: Kernel, problem: Problem, precision: Precision, test: str = "") -> Record | None:
@@ -13,14 +13,5 @@ def no_answer(kernel: Kernel, problem: Problem, precision: Precision, test: str 
     try:
         answers.unsupported(kernel, problem)
     except answers.AnswerError as error:
-        return Record(
-            kernel=kernel.name,
-            problem=problem.to_dict(),
-            features=features(problem),
-            verdict="crashed",
-            rule="unsupported() gave no answer",
-            message=str(error),
-            reference=precision,
-            test=test,
-        )
+        return crash(kernel.name, problem, "unsupported() gave no answer", str(error), precision=precision, test=test)
     return None

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from fa2verify.kernels.features import features
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Problem
 from fa2verify.reports.record import Record
+from fa2verify.verify.trial.crash import crash
 
 Tool = Literal["memcheck", "racecheck", "initcheck", "synccheck"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
@@ -90,14 +90,7 @@ class Sanitizer:
 
     def attempt(self, kernel: Kernel, problem: Problem, test: str = "") -> Record:
         """Call `kernel` on `problem` in a process under the sanitizer: passed if it finds nothing."""
-        blank = Record(
-            kernel=kernel.name,
-            problem=problem.to_dict(),
-            features=features(problem),
-            verdict="crashed",
-            rule=f"sanitizer {self.tool}",
-            test=test,
-        )
+        blank = crash(kernel.name, problem, f"sanitizer {self.tool}", test=test)
         if reasons := kernel.unsupported(problem):
             return replace(blank, verdict="unsupported", rule=None, reasons=reasons)
         with tempfile.TemporaryDirectory() as directory:
