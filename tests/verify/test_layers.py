@@ -1,4 +1,4 @@
-"""Rooms of `verify/` import only those before them, so that each can be read without those that use it."""
+"""`verify/` is in layers: each imports only those before it, and so can be read without what uses it."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 import fa2verify.verify
 
-ROOMS = ("judgement", "relations", "known_failures", "trial", "run", "suite")
+LAYERS = ("judgement", "relations", "known_failures", "trial", "run", "suite")
 VERIFY = Path(fa2verify.verify.__file__).parent
 
 
@@ -24,14 +24,14 @@ def imported(file: Path) -> Iterator[str]:
                 yield name.removeprefix("fa2verify.verify.")
 
 
-def test_every_room_is_listed() -> None:
-    assert {file.parent.name for file in VERIFY.glob("*/__init__.py")} == set(ROOMS)
+def test_every_layer_is_listed() -> None:
+    assert {file.parent.name for file in VERIFY.glob("*/__init__.py")} == set(LAYERS)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_those_before_it(room: str) -> None:
-    files = list((VERIFY / room).glob("*.py"))
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_those_before_it(layer: str) -> None:
+    files = list((VERIFY / layer).glob("*.py"))
     arrows = {(file.name, name) for file in files for name in imported(file)}
-    allowed = ROOMS[: ROOMS.index(room) + 1]
+    allowed = LAYERS[: LAYERS.index(layer) + 1]
     assert [arrow for arrow in sorted(arrows) if arrow[1].partition(".")[0] not in allowed] == []
-    assert any(name.startswith(f"{room}.") for _, name in arrows), "imports are not seen"
+    assert any(name.startswith(f"{layer}.") for _, name in arrows), "imports are not seen"
