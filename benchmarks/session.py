@@ -16,8 +16,8 @@ from fa2verify.benchmarks.standard import StandardAttention
 from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.benchmark_record import FILE, BenchmarkRun, BenchmarkWriter, Measurement, to_json
-from fa2verify.verify import options
-from fa2verify.verify.environment import describe
+from fa2verify.verify.run.environment import describe
+from fa2verify.verify.suite import options
 
 Made = tuple[Measurement, ...]
 Measure = Callable[[float], Iterable[Measurement]]

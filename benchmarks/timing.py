@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from fa2verify.reports.benchmark_record import Outcome
-from fa2verify.verify.trial import ContextLost
+from fa2verify.verify.trial.attempt import ContextLost
 
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)

@@ -12,13 +12,13 @@ from fa2verify.kernels.problem import Problem, ProblemError
 from fa2verify.kernels.reference import Precision
 from fa2verify.kernels.registry import KernelSpecError, select
 from fa2verify.reports.record import OutputError, Record
-from fa2verify.verify.answer import no_answer
-from fa2verify.verify.isolation import Isolation
-from fa2verify.verify.known_failures import LEDGER
-from fa2verify.verify.ledger import KnownFailure, Place
-from fa2verify.verify.relations import RELATIONS
-from fa2verify.verify.sanitizer import TOOLS, Sanitizer, SanitizerMissing, Tool, find
-from fa2verify.verify.trial import Bench, ContextLost, attempt
+from fa2verify.verify.known_failures.built_in import LEDGER
+from fa2verify.verify.known_failures.ledger import KnownFailure, Place
+from fa2verify.verify.relations.catalogue import RELATIONS
+from fa2verify.verify.trial.attempt import Bench, ContextLost, attempt
+from fa2verify.verify.trial.isolation import Isolation
+from fa2verify.verify.trial.no_answer import no_answer
+from fa2verify.verify.trial.sanitizer import TOOLS, Sanitizer, SanitizerMissing, Tool, find
 
 # Seconds that a problem may take which is known to end or to hang its process: as in a run.
 _TIMEOUT = 120.0

@@ -11,8 +11,8 @@ from fa2verify.kernels import answers
 from fa2verify.kernels.features import FEATURES
 from fa2verify.kernels.registry import KernelSpecError, Registered, select
 from fa2verify.kernels.support import unsupported_features
-from fa2verify.verify.known_failures import LEDGER
-from fa2verify.verify.ledger import Place
+from fa2verify.verify.known_failures.built_in import LEDGER
+from fa2verify.verify.known_failures.ledger import Place
 
 _WIDTH = 80
 

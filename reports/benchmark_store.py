@@ -25,7 +25,7 @@ from fa2verify.reports.benchmark_record import (
     from_json,
     read,
 )
-from fa2verify.reports.store import fault_of, numbered_lines
+from fa2verify.reports.lines import fault_of, loss, parsed
 
 _MOST = 2**63  # of bytes or tokens: what no machine has
 
@@ -110,16 +110,10 @@ def machines(paths: Iterable[Path]) -> tuple[tuple[Machine, ...], tuple[str, ...
 
 
 def _read(path: Path, found: dict[str, tuple[BenchmarkRun, list[Measurement]]]) -> list[str]:
-    losses = []
+    losses: list[str] = []
     current: list[Measurement] | None = None
     orphans = False
-    for number, text, ended in numbered_lines(path):
-        try:
-            line = from_json(text)
-        except ValidationError as error:
-            reason = f"no measurement: {fault_of(error)}" if ended else "cut off, its process ended while writing it"
-            losses.append(f"{path.name}, line {number}: {reason} (in {path.parent})")
-            continue
+    for number, line in parsed(path, from_json, "no measurement: ", losses):
         if isinstance(line, BenchmarkRun):
             # The same run in two files is the same run: a copy adds nothing.
             current = []
@@ -127,11 +121,11 @@ def _read(path: Path, found: dict[str, tuple[BenchmarkRun, list[Measurement]]]) 
         elif current is None:
             orphans = True
         elif flaw := _flaw(line):
-            losses.append(f"{path.name}, line {number}: no measurement: {flaw} (in {path.parent})")
+            losses.append(loss(path, f"no measurement: {flaw}", number))
         else:
             current.append(line)
     if orphans:
-        losses.append(f"{path.name}: does not begin with a run, so its lines belong to none (in {path.parent})")
+        losses.append(loss(path, "does not begin with a run, so its lines belong to none"))
     return losses
 
 

@@ -8,14 +8,13 @@ files can be joined end to end, and a report over several machines knows where e
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
+from fa2verify.reports.lines import loss, parsed
 from fa2verify.reports.record import KernelEntry, Record, Run, from_json, to_json
 
 MERGED = "records.jsonl"
@@ -110,13 +109,7 @@ def holds_records(directory: Path) -> bool:
 
 def has_a_record(path: Path) -> bool:
     """Whether a line of the file is one that `load` would keep. Raises OSError."""
-    for _, text, _ in numbered_lines(path):
-        try:
-            from_json(text)
-        except ValidationError:
-            continue
-        return True
-    return False
+    return next(parsed(path, from_json, "not a record, ", []), None) is not None
 
 
 def merge(directory: Path) -> Path:
@@ -162,44 +155,20 @@ class _Gathered:
 def _read(path: Path, gathered: dict[str, _Gathered], losses: list[str]) -> None:
     orphans = _Gathered()
     current = orphans
-    for number, text, ended in numbered_lines(path):
-        try:
-            line = from_json(text)
-        except ValidationError as error:
-            reason = f"not a record, {fault_of(error)}" if ended else "cut off, its process ended while writing it"
-            losses.append(f"{path.name}, line {number}: {reason} (in {path.parent})")
-            continue
+    for number, line in parsed(path, from_json, "not a record, ", losses):
         match line:
             case Run():
                 current = gathered.setdefault(line.id, _Gathered(line))
                 if current.run != line:
-                    losses.append(
-                        f"{path.name}, line {number}: describes run {line.id!r} differently than an earlier line; "
-                        f"the earlier one is shown (in {path.parent})"
-                    )
+                    reason = f"describes run {line.id!r} differently than an earlier line; the earlier one is shown"
+                    losses.append(loss(path, reason, number))
             case KernelEntry():
                 current.kernels.append(line)
             case Record():
                 current.records.append(line)
     if orphans.kernels or orphans.records:
-        losses.append(f"{path.name}: does not begin with a run, so its lines belong to none (in {path.parent})")
+        losses.append(loss(path, "does not begin with a run, so its lines belong to none"))
         gathered[f"without a run: {path}"] = orphans
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Each line that is not blank: its number from 1, its bytes, and whether it ends, or was cut off."""
-    # Split at b"\n" alone: JSON leaves U+2028 and its like in strings, at which str.splitlines would break a record.
-    with path.open("rb") as file:
-        for number, text in enumerate(file, start=1):
-            if text.strip():
-                yield number, text, text.endswith(b"\n")
-
-
-def fault_of(error: ValidationError) -> str:
-    """The first fault that was found: the field, if it is one's, and the rule."""
-    detail = error.errors(include_url=False, include_input=False)[0]
-    field_name = ".".join(str(part) for part in detail["loc"])
-    return f"{field_name}: {detail['msg']}" if field_name else str(detail["msg"])
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,16 +1,16 @@
 """The pytest plugin behind `pytest -n auto verify`: options, profile, and this process' part in the run.
 
-The controlling process plans, watches over workers and writes the report (`fa2verify.verify.controller`); each worker
-draws, tries and records (`fa2verify.verify.worker`). Without xdist one process is both. What they share lies in the
-report folder, a file a worker. Benchmarks are runs of their own (`fa2verify.benchmarks.plugin`).
+The controlling process plans, watches over workers and writes the report (`suite.controller`); each worker draws, tries
+and records (`suite.worker`). Without xdist one process is both. What they share lies in the report folder, a file a
+worker. Benchmarks are runs of their own (`fa2verify.benchmarks.plugin`).
 """
 
 import os
 
 import pytest
 
-from fa2verify.verify import devices, options, profiles
 from fa2verify.verify.entry import asked
+from fa2verify.verify.suite import devices, options, profiles
 
 # Before Hypothesis' own plugin looks for the profile that the command line names.
 profiles.register()
@@ -35,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     profile = profiles.load(config)
 
     # Imported here: torch, Triton and the kernels take seconds, and the device must be pinned first.
-    from fa2verify.verify.controller import Controller
-    from fa2verify.verify.worker import Worker
+    from fa2verify.verify.suite.controller import Controller
+    from fa2verify.verify.suite.worker import Worker
 
     if is_worker:
         config.pluginmanager.register(Worker.of_xdist(config), "fa2verify-worker")

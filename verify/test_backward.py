@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fa2verify.kernels.problem import Direction
-from fa2verify.verify.plan import Part
+from fa2verify.verify.run.plan import Part
 
 DIRECTION: Final[Direction] = "forward_backward"
 

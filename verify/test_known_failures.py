@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fa2verify.verify.plan import KnownCase
+from fa2verify.verify.run.plan import KnownCase
 
 
 def test_known_failure(known: KnownCase, verify_known: Callable[[KnownCase], None]) -> None:

@@ -1,8 +1,8 @@
-"""What one call promises about another: see `fa2verify.verify.relations`."""
+"""What one call promises about another: see `fa2verify.verify.relations.catalogue`."""
 
 from collections.abc import Callable
 
-from fa2verify.verify.plan import Part
+from fa2verify.verify.run.plan import Part
 
 
 def test_relations(part: Part, verify_part: Callable[[Part], None]) -> None:

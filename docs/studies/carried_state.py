@@ -7,7 +7,7 @@ can be chosen. Kernels keep the running maximum, sum and O in fp32; a rewriting 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from rounding import Flash
-from study import COLOURS, Row, command, error, markdown, root_mean_square
+from study import COLOURS, Row, command, curve, error, markdown, root_mean_square
 
 from fa2verify.kernels.baseline import baseline
 from fa2verify.kernels.problem import Dense, Problem
@@ -62,12 +62,7 @@ def chart(rows: list[Row]) -> Figure:
     looks = ((1, "o", "-"), (0, "s", "-"), (2, "^", "-"), (2, "^", "--"), (3, "D", "-"), (3, "D", "--"))
     for name, (colour, marker, style) in zip(ARITHMETIC, looks, strict=True):
         mine = [row for row in rows if row["arithmetic"] == name]
-        axis.plot(
-            [row["seqlen"] for row in mine], [row["rmse"] for row in mine],
-            color=COLOURS[colour], marker=marker, linestyle=style, label=name,
-        )  # fmt: skip
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
+        curve(axis, mine, color=COLOURS[colour], marker=marker, linestyle=style, label=name)
     axis.set_xlabel("keys")
     axis.set_ylabel("RMSE of O against fp64, bf16, randn")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)

@@ -6,7 +6,7 @@ Its inputs are N(0, 1) + N(0, 100) * Bernoulli(0.001), the suite's family `outli
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from rounding import Flash
-from study import COLOURS, Row, command, error, markdown, root_mean_square
+from study import COLOURS, Row, command, curve, error, markdown, root_mean_square
 
 from fa2verify.kernels.baseline import baseline
 from fa2verify.kernels.problem import Dense, Problem
@@ -84,13 +84,8 @@ def chart(rows: list[Row]) -> Figure:
     for name, colour in zip(ARITHMETIC, (COLOURS[1], COLOURS[0]), strict=True):
         for head_dim, marker, style in zip(HEAD_DIMS, "os^", ("-", "--", ":"), strict=True):
             mine = [row for row in rows if (row["arithmetic"], row["head_dim"]) == (name, head_dim)]
-            axis.plot(
-                [row["seqlen"] for row in mine], [row["rmse"] for row in mine],
-                color=colour, marker=marker, linestyle=style, label=f"{name}, head_dim {head_dim}",
-            )  # fmt: skip
+            curve(axis, mine, color=colour, marker=marker, linestyle=style, label=f"{name}, head_dim {head_dim}")
         axis.axhline(PUBLISHED[name], color=colour, linewidth=3, alpha=0.3, label=f"{name}, published")
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
     axis.set_xlabel("keys")
     axis.set_ylabel("RMSE of O against fp64, fp16")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)

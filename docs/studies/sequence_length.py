@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from rounding import Flash
-from study import COLOURS, OUTPUTS, Row, command, error, markdown
+from study import COLOURS, OUTPUTS, Row, command, curve, error, markdown
 
 from fa2verify.kernels.baseline import baseline
 from fa2verify.kernels.problem import Dense, DType, Problem
@@ -104,14 +104,9 @@ def chart(rows: list[Row]) -> Figure:
                 for dtype, style in (("float16", "--"), ("bfloat16", "-")):
                     line = {"family": family, "dtype": dtype, "arithmetic": name, "output": output}
                     mine = [row for row in rows if line.items() <= row.items()]
-                    axis.plot(
-                        [row["seqlen"] for row in mine],
-                        [row["rmse"] for row in mine],
-                        color=colour, marker=marker, markersize=4, linestyle=style, linewidth=1,
-                        label=f"{name}, {'fp16' if dtype == 'float16' else 'bf16'}",
-                    )  # fmt: skip
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
+                    label = f"{name}, {'fp16' if dtype == 'float16' else 'bf16'}"
+                    look = {"color": colour, "marker": marker, "markersize": 4, "linestyle": style, "linewidth": 1}
+                    curve(axis, mine, **look, label=label)
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_title(f"{family}: {output}", fontsize=10)
         across[0].set_ylabel("RMSE against fp64")

@@ -16,11 +16,12 @@ matplotlib.use("Agg")  # no display is needed, and none is started
 
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fa2verify.kernels.kernel import Outputs
 from fa2verify.reports.record import OutputError, OutputName
-from fa2verify.verify.measure import Comparison
+from fa2verify.verify.judgement.measure import Comparison
 
 Row = dict[str, Any]
 OUTPUTS: tuple[OutputName, ...] = ("out", "dq", "dk", "dv")
@@ -48,6 +49,13 @@ def shortened(value: Any) -> Any:
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]) + "\n"
+
+
+def curve(axis: Axes, rows: Sequence[Row], **look: Any) -> None:
+    """RMSE by sequence length, both axes logarithmic; `look` is matplotlib's."""
+    axis.plot([row["seqlen"] for row in rows], [row["rmse"] for row in rows], **look)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
 
 
 def command(

@@ -12,7 +12,7 @@ from fa2verify.benchmarks.operations import operations
 from fa2verify.benchmarks.race import random_tensors
 from fa2verify.benchmarks.standard import StandardAttention
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.trial import Bench, attempt
+from fa2verify.verify.trial.attempt import Bench, attempt
 
 CPU = torch.device("cpu")
 

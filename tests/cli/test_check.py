@@ -1,15 +1,12 @@
 """`fa2verify check` and `fa2verify kernels` on known failures."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from fa2verify.cli import check as checking
 from fa2verify.cli.main import main
 from fa2verify.kernels.problem import Dense, Problem
-from fa2verify.verify.ledger import KnownFailure, Ledger
+from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
 
 SMALLEST = Problem(lengths=Dense(seqlen_q=2, seqlen_k=17), head_dim=8)
 SHORT = Problem(lengths=Dense(seqlen_q=2, seqlen_k=3), head_dim=8)
@@ -29,14 +26,6 @@ def segfaults(q, k, v):
 def wrong(q, k, v):
     return right(q, k, v) + (k.shape[1] > 16)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made_up import trained
 
 from fa2verify.cli.compare import compare_runs
-from fa2verify.reports.benchmark_record import BenchmarkRun, BenchmarkWriter, Memory, Timing, Training
+from fa2verify.reports.benchmark_record import BenchmarkRun, BenchmarkWriter, Memory, Timing
 from fa2verify.reports.record import Record, Run, VerdictName
 from fa2verify.reports.store import Writer
 
@@ -89,19 +90,7 @@ def bench(tmp_path: Path) -> Callable[..., Path]:
             message="" if outcome == "measured" else "too much",
             bytes=int(slower * 2**30),
         )
-        training = Training(
-            cell="small",
-            model="small",
-            context=100,
-            attention="ours",
-            mode="eager",
-            memory=0,
-            dtype="float16",
-            outcome="measured",
-            batch=10,
-            step_ms=(slower * 100,),
-            counted=1,
-        )
+        training = trained(cell="small", context=100, batch=10, step_ms=(slower * 100,))
         with BenchmarkWriter(path) as writer:
             run = BenchmarkRun(
                 id=name, started="now", device=device, environment={"gpu": name}, options={"against": "base"}

@@ -22,13 +22,13 @@ from fa2verify.kernels.problem import Problem, Varlen
 from fa2verify.kernels.registry import Registered
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.reports.record import OutputName
-from fa2verify.verify.batch_invariance import alone
-from fa2verify.verify.judge import judge, judged_outputs
-from fa2verify.verify.measure import R2_LIMIT
-from fa2verify.verify.plan import related_parts
-from fa2verify.verify.profiles import EXAMPLES
-from fa2verify.verify.sizes import SIZES
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.judge import judge, judged_outputs
+from fa2verify.verify.judgement.measure import R2_LIMIT
+from fa2verify.verify.judgement.truth import Truth
+from fa2verify.verify.relations.batch_invariance import alone
+from fa2verify.verify.run.plan import related_parts
+from fa2verify.verify.run.sizes import SIZES
+from fa2verify.verify.suite.profiles import EXAMPLES
 
 SEEDS = range(6)
 Mapping = Callable[[OutputName, Tensor, bool], Tensor]

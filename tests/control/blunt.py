@@ -1,7 +1,7 @@
 """Kernels with the defects of precision that real ones had: close to right, and wrong.
 
 Each is FlashAttention-2 as in `honest`, with one thing done in too few bits or left out. What the bounds are sharp
-enough for is measured on them, see tests/verify/test_sharpness.py.
+enough for is measured on them, see tests/verify/judgement/test_sharpness.py.
 """
 
 from collections.abc import Callable

@@ -25,13 +25,13 @@ from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.kernels.tensors import make_tensors
 from fa2verify.reports.record import Record
-from fa2verify.verify import judge as judging
-from fa2verify.verify.calls import Bench, Called, call
-from fa2verify.verify.plan import parts
-from fa2verify.verify.profiles import EXAMPLES
-from fa2verify.verify.repeats import repeats
-from fa2verify.verify.sizes import SIZES
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement import judge as judging
+from fa2verify.verify.judgement.truth import Truth
+from fa2verify.verify.run.plan import parts
+from fa2verify.verify.run.sizes import SIZES
+from fa2verify.verify.suite.profiles import EXAMPLES
+from fa2verify.verify.trial.call import Bench, Called, call
+from fa2verify.verify.trial.further_calls import repeats
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill-matrix.md"
 SEEDS = (1, 2, 3, 4)

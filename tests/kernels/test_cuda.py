@@ -29,8 +29,8 @@ from fa2verify.kernels.kernel import Outputs
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.reference import steps
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.verify.judge import judge
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.judge import judge
+from fa2verify.verify.judgement.truth import Truth
 
 CUDA = torch.cuda.is_available() and not kernel.CudaKernel().unavailable(torch.device("cuda"))
 DEVICES = ("cpu", "cuda") if CUDA else ("cpu",)

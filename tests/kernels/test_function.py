@@ -12,8 +12,8 @@ from torch import Tensor
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.verify.judge import judge
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.judge import judge
+from fa2verify.verify.judgement.truth import Truth
 
 CPU = torch.device("cpu")
 WIDE = Dense(batch=2, seqlen_q=3, seqlen_k=5)

@@ -21,8 +21,8 @@ from fa2verify.kernels.tensors import Tensors
 from fa2verify.kernels.triton import attention as triton
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import interpreting
-from fa2verify.verify.judge import judge
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.judge import judge
+from fa2verify.verify.judgement.truth import Truth
 
 DEVICE = torch.device("cpu" if interpreting() else "cuda")
 # Modules with flash-attn's functions, and the kernel that says which rules they owe.

@@ -12,8 +12,8 @@ from fa2verify.kernels.peers.sdpa_flash_cpu import SdpaFlashCpuKernel
 from fa2verify.kernels.peers.sdpa_math import SdpaMathKernel
 from fa2verify.kernels.problem import Dense, Layout, Problem, Varlen
 from fa2verify.kernels.tensors import make_tensors
-from fa2verify.verify.judge import judge
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.judge import judge
+from fa2verify.verify.judgement.truth import Truth
 
 WIDE = Dense(batch=2, seqlen_q=5, seqlen_k=9)
 TALL = Dense(batch=2, seqlen_q=9, seqlen_k=5)

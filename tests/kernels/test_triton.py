@@ -19,7 +19,7 @@ from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.kernels.tensors import Tensors, make_tensors
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import unavailable
-from fa2verify.verify.trial import Bench, attempt
+from fa2verify.verify.trial.attempt import Bench, attempt
 
 DEVICE = torch.device("cpu" if not unavailable(torch.device("cpu")) else "cuda")
 EPS = 2.0**-24

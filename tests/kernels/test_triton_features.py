@@ -17,8 +17,8 @@ from fa2verify.kernels.triton import backward_dkdv, configuration, forward
 from fa2verify.kernels.triton.attention import attention
 from fa2verify.kernels.triton.kernel import TritonKernel
 from fa2verify.kernels.triton.mode import unavailable
-from fa2verify.verify.bounds import bounds
-from fa2verify.verify.measure import R2_LIMIT
+from fa2verify.verify.judgement.bounds import bounds
+from fa2verify.verify.judgement.measure import R2_LIMIT
 
 DEVICE = torch.device("cpu" if not unavailable(torch.device("cpu")) else "cuda")
 NAMES = ("out", "lse", "dq", "dk", "dv")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import trained
 
 from fa2verify.reports.benchmark_comparison import compare
 from fa2verify.reports.benchmark_record import (
@@ -15,7 +16,6 @@ from fa2verify.reports.benchmark_record import (
     Measurement,
     Memory,
     Timing,
-    Training,
     to_json,
 )
 from fa2verify.reports.benchmark_store import Benchmarks, BenchmarksError, begins_a_benchmark, load
@@ -32,19 +32,7 @@ MEMORY = Memory(
 )
 HOST = HostCost(subject="ours", mode="eager", direction="forward", outcome="measured", us=(9.0,), calls=1)
 FIRST = FirstCall(kernel="ours", cache="cold", direction="both", outcome="measured", first_ms=9.0, second_ms=1.0)
-TRAINING = Training(
-    cell="small-c256",
-    model="small",
-    context=256,
-    attention="ours",
-    mode="eager",
-    memory=0,
-    dtype="float16",
-    outcome="measured",
-    batch=8,
-    step_ms=(90.0, 100.0, 100.0),
-    counted=2,
-)
+TRAINING = trained(step_ms=(90.0, 100.0, 100.0), counted=2)
 ALL = (BASE, TIMING, MEMORY, HOST, FIRST, TRAINING)
 
 

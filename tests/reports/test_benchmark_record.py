@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import trained
 from pydantic import ValidationError
 
 from fa2verify.reports.benchmark_record import (
@@ -52,19 +53,7 @@ def test_figures_come_from_the_median() -> None:
 
 
 def test_tokens_per_second_count_the_last_steps_alone() -> None:
-    training = Training(
-        cell="c",
-        model="tiny",
-        context=10,
-        attention="a",
-        mode="eager",
-        memory=0,
-        dtype="float16",
-        outcome="measured",
-        batch=4,
-        step_ms=(1000.0, 20.0, 10.0),
-        counted=2,
-    )
+    training = trained(context=10, batch=4, step_ms=(1000.0, 20.0, 10.0), counted=2)
     assert training.tokens_per_second == pytest.approx(2 * 40 / 0.030)
 
 

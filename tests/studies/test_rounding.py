@@ -13,8 +13,8 @@ from fa2verify.kernels.problem import Dense, DType, Problem, Varlen
 from fa2verify.kernels.reference import reference
 from fa2verify.kernels.tensors import make_tensors
 from fa2verify.kernels.values import Family
-from fa2verify.verify.measure import R2_LIMIT
-from fa2verify.verify.truth import Truth
+from fa2verify.verify.judgement.measure import R2_LIMIT
+from fa2verify.verify.judgement.truth import Truth
 
 SMALL = Problem(lengths=Dense(seqlen_q=40, seqlen_k=150), heads_q=2, heads_kv=2, direction="forward_backward")
 HALF = 2.0**-8  # half a place of bf16, relative, at most

@@ -17,21 +17,11 @@ from fa2verify.kernels.reference import reference
 from fa2verify.kernels.tensors import Tensors
 from fa2verify.reports.record import Run
 from fa2verify.reports.store import Loaded, Writer, load
-from fa2verify.verify.campaign import Campaign
-from fa2verify.verify.findings import Findings
-from fa2verify.verify.journal import Journal
-from fa2verify.verify.ledger import Ledger
-from fa2verify.verify.quarantine import Quarantine
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors: a second thread costs more than it gives, and tests may run beside each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+from fa2verify.verify.known_failures.ledger import Ledger
+from fa2verify.verify.run.campaign import Campaign
+from fa2verify.verify.run.findings import Findings
+from fa2verify.verify.run.journal import Journal
+from fa2verify.verify.run.quarantine import Quarantine
 
 RUN = Run(
     id="test",
@@ -89,7 +79,7 @@ def right() -> Callable[[Problem, Tensors], Outputs]:
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Campaign]:
     """A campaign whose records, notes and examples are the test's own."""
-    monkeypatch.setattr("fa2verify.verify.campaign.EXAMPLE_DATABASE", tmp_path / "examples")
+    monkeypatch.setattr("fa2verify.verify.run.campaign.EXAMPLE_DATABASE", tmp_path / "examples")
     with Writer(tmp_path / "records-main.jsonl") as writer:
         writer.write(RUN)
         yield Campaign(

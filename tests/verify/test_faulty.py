@@ -18,11 +18,11 @@ from fa2verify.kernels.registry import Registered
 from fa2verify.reports.record import Record
 from fa2verify.reports.store import load
 from fa2verify.reports.summary import summarize
-from fa2verify.verify.campaign import AlreadyFound, Campaign
-from fa2verify.verify.plan import parts
-from fa2verify.verify.profiles import EXAMPLES
-from fa2verify.verify.sizes import SIZES
-from fa2verify.verify.trial import Bench, attempt
+from fa2verify.verify.run.campaign import AlreadyFound, Campaign
+from fa2verify.verify.run.plan import parts
+from fa2verify.verify.run.sizes import SIZES
+from fa2verify.verify.suite.profiles import EXAMPLES
+from fa2verify.verify.trial.attempt import Bench, attempt
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward_backward")
 

@@ -16,11 +16,11 @@ from mutants.flash import TILE
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.reports.record import Record
-from fa2verify.verify.campaign import Campaign
-from fa2verify.verify.plan import Part, parts
-from fa2verify.verify.profiles import EXAMPLES
-from fa2verify.verify.sizes import SIZES
-from fa2verify.verify.trial import Bench, attempt
+from fa2verify.verify.run.campaign import Campaign
+from fa2verify.verify.run.plan import Part, parts
+from fa2verify.verify.run.sizes import SIZES
+from fa2verify.verify.suite.profiles import EXAMPLES
+from fa2verify.verify.trial.attempt import Bench, attempt
 
 CASES: tuple[tuple[Direction, bool], ...] = (
     ("forward", False),
@@ -100,7 +100,7 @@ HEADS = {
 @pytest.fixture(autouse=True)
 def _without_decoys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoys are judged only where the kernel passed, whatever it is, and take most of the time."""
-    monkeypatch.setattr("fa2verify.verify.trial.judge_decoys", lambda *_: {})
+    monkeypatch.setattr("fa2verify.verify.trial.attempt.judge_decoys", lambda *_: {})
 
 
 def of_a_run(kernel: Flash, first: Problem | None = None) -> Iterator[tuple[str, Part]]:

@@ -1,6 +1,7 @@
 """Concurrency and memory: mutants that hold what a race leaves behind, or write where they must not.
 
-Some write past the memory of a tensor, for real: call them by `fa2verify.verify.calls.call`, which leaves room there.
+Some write past the memory of a tensor, for real: call them by `fa2verify.verify.trial.call.call`, which leaves room
+there.
 
 A race is a matter of time, and PyTorch on a CPU has none; here its usual outcome is planted. That the emulator finds
 the missing barrier itself is tested on the CUDA source.

@@ -1,7 +1,7 @@
 """Relations between calls: mutants that are right in every call, within every bound, and wrong beside another call.
 
-They are no part of `mutants.MUTANTS`: no rule on a single call sees any of them. tests/verify/test_relations.py shows
-that, and which relation does.
+They are no part of `mutants.MUTANTS`: no rule on a single call sees any of them. That, and which relation does, is
+shown in tests/verify/relations/test_catalogue.py.
 """
 
 from collections.abc import Iterable
