@@ -1,4 +1,8 @@
-"""The verdict on a kernel that cannot say whether it takes a problem: `unsupported` is foreign code too."""
+"""Verdicts that need no call.
+
+On a kernel that cannot say whether it takes a problem, since `unsupported` is foreign code too, and on a problem for
+which the device has no room.
+"""
 
 from fa2verify.kernels import answers
 from fa2verify.kernels.features import features
@@ -24,3 +28,18 @@ def no_answer(kernel: Kernel, problem: Problem, precision: Precision, test: str 
             test=test,
         )
     return None
+
+
+def without_room(
+    kernel: Kernel, problem: Problem, reasons: tuple[str, ...], precision: Precision, test: str = ""
+) -> Record:
+    """The verdict on a problem that the device has no room for."""
+    return Record(
+        kernel=kernel.name,
+        problem=problem.to_dict(),
+        features=features(problem),
+        verdict="unsupported",
+        reasons=reasons,
+        reference=precision,
+        test=test,
+    )

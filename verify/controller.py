@@ -17,18 +17,21 @@ from fa2verify.reports.record import KernelEntry, Run, to_json
 from fa2verify.reports.sources import load
 from fa2verify.reports.store import Loaded, Writer, clear, merge
 from fa2verify.reports.summary import KernelSummary, lines, sentence, summarize
-from fa2verify.verify import options
+from fa2verify.verify import options, room
 from fa2verify.verify.campaign import failure_text
 from fa2verify.verify.environment import describe
 from fa2verify.verify.findings import Findings
 from fa2verify.verify.journal import Journal
 from fa2verify.verify.known_failures import LEDGER
+from fa2verify.verify.large_problems import not_tried
 from fa2verify.verify.ledger import Ledger, LedgerError, Place
 from fa2verify.verify.ledger_file import read
 from fa2verify.verify.plan import left_out
 from fa2verify.verify.quarantine import Quarantine
 
 RUN_KEY = "fa2verify_run"
+# What the run's record and its last lines call them, where they are left out.
+LARGE = "problems past 2^31 elements"
 
 
 class Controller:
@@ -37,7 +40,7 @@ class Controller:
     def __init__(self, config: pytest.Config, profile: str) -> None:
         device = options.chosen_device(config)
         options.shard(config)
-        options.sanitizer(config)
+        sanitized = options.sanitizer(config) is not None
         try:
             self.kernels = select(config.getoption("--kernel"))
         except KernelSpecError as error:
@@ -47,13 +50,14 @@ class Controller:
         self._directory: Path = config.getoption("--report-dir").absolute()
         self._summaries: tuple[KernelSummary, ...] = ()
         self._loaded = Loaded(())
+        self._no_large = not_tried(device, profile, sanitized=sanitized)
         self.run = Run(
             id=secrets.token_hex(6),
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             profile=profile,
             seed=_seed(config),
             device=device,
-            environment=describe(device) | _asked(config),
+            environment=describe(device) | _asked(config) | ({LARGE: self._no_large} if self._no_large else {}),
             features=FEATURES,
         )
         try:
@@ -69,6 +73,7 @@ class Controller:
         clear(self._directory)
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
+        room.clear(self._directory)
         for leftover in self._directory.glob(".running-*"):
             leftover.unlink()
         self._write(self.run, *(self._entry(registered) for registered in self.kernels))
@@ -104,6 +109,7 @@ class Controller:
         self._report().write_text(render(self._loaded, sources.machines), encoding="utf-8")
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
+        room.clear(self._directory)
         if session.exitstatus == pytest.ExitCode.OK and any(map(blind_to, self._summaries)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
@@ -121,6 +127,8 @@ class Controller:
                 write(f"{summary.name}: not verified (R3), no problem told it from the decoy {decoy!r}", red=True)
         for tally in known_failures(self._loaded):
             write(tally.line)
+        if self._no_large:
+            write(f"{LARGE}: not tried. {self._no_large}")
         for loss in self._loaded.losses:
             write(f"not read: {loss}", yellow=True)
         write(f"{sentence(self._summaries)}. Report: {_shown(self._report())}")
