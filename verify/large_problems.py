@@ -42,7 +42,7 @@ LARGE_PROBLEMS = MappingProxyType(
         "offsets of q, k and v by their stride": _large(
             Dense(batch=5500, seqlen_q=64, seqlen_k=64), 16, layout="qkv_packed"
         ),
-        "keys": _large(Dense(seqlen_q=5, seqlen_k=131_101), 2, causal="bottom_right"),
+        "keys": _large(Dense(seqlen_q=5, seqlen_k=131_101), 1, causal="bottom_right"),
         "batch": _large(Dense(batch=70_001, seqlen_q=2, seqlen_k=3), 1),
         "rows of one sequence, in a window": _large(
             Dense(seqlen_q=5_592_500, seqlen_k=5_592_500), 1, layout="qkv_packed", window=(32, 0), causal="bottom_right"

@@ -26,6 +26,7 @@ WINDOW = replace(
 # Queries before the first key, and a mask that both limit.
 UNEQUAL = replace(WINDOW, lengths=Dense(batch=2, seqlen_q=150, seqlen_k=90), layout="kv_packed", causal="bottom_right")
 WHOLE = replace(MANY, lengths=Dense(batch=3, seqlen_q=20, seqlen_k=31), causal="top_left", softcap=2.0, layout="sliced")
+BIAS = replace(MANY, alibi="per_head")
 PACKED = replace(MANY, lengths=Varlen(seqlens_q=(1, 130, 0, 20, 40), seqlens_k=(5, 6, 7, 0, 9)), layout="kv_packed")
 PACKED_WINDOW = replace(UNEQUAL, lengths=Varlen(seqlens_q=(1, 130, 0, 20), seqlens_k=(90, 160, 7, 0)))
 KINDS = {
@@ -34,6 +35,7 @@ KINDS = {
     "window": WINDOW,
     "window, unequal": UNEQUAL,
     "other masks": WHOLE,
+    "ALiBi": BIAS,
     "packed": PACKED,
     "packed, window": PACKED_WINDOW,
 }
@@ -89,7 +91,7 @@ def test_it_is_a_part_in_which_no_key_is_twice(problem: Problem) -> None:
     assert len(set(keys)) == len(keys)
     assert len(set(queries)) == len(queries)
     assert queries == sorted(queries)
-    assert 0 < len(queries) < sum(problem.seqlens_q) or problem is WHOLE
+    assert 0 < len(queries) < sum(problem.seqlens_q) or problem in (WHOLE, BIAS)
 
 
 def test_it_has_the_ends_and_both_sides_of_every_limit() -> None:
@@ -100,6 +102,10 @@ def test_it_has_the_ends_and_both_sides_of_every_limit() -> None:
     sequences = {segment.sequence for segment in sample(BATCH)}
     # 2^9 elements are 32 rows, the end of sequence 10 of q and 6 of k; 2^5 of batch * heads are 16 sequences.
     assert sequences >= {0, 39, 10, 6, 15, 16, 31, 32}
+    # In rows of 3 * 2 * 8, of which each token of a packed tensor has as many, 2^9 elements are 10, 2^11 are 42.
+    packed = replace(MANY, lengths=Dense(seqlen_q=200, seqlen_k=200), heads_kv=2, layout="qkv_packed")
+    (segment,) = sample(packed)
+    assert {row for run in segment.queries for row in run} >= {9, 10, 11, 41, 42, 43, 31, 32, 127, 128}
 
 
 def test_the_same_sample_every_time_and_another_for_another_seed() -> None:

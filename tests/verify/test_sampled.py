@@ -223,18 +223,22 @@ def test_lse_of_rows_without_a_key_is_no_fault(verdict: Verdict, right: Right) -
 
 
 @pytest.mark.parametrize(
-    ("outputs", "rule"),
+    ("outputs", "rule", "message"),
     [
-        (lambda o: o.out, "R0 outputs"),
-        (lambda o: replace(o, out=o.out[:, :-1]), "R0 out shape"),
-        (lambda o: replace(o, out=o.out.float()), "R0 out dtype"),
-        (lambda o: replace(o, dk=None), "R0 dk missing"),
-        (lambda o: replace(o, lse=o.lse.mT), "R0 lse shape"),
+        (lambda o: o.out, "R0 outputs", "the call returned Tensor, not Outputs"),
+        (lambda o: replace(o, out=o.out[:, :-1]), "R0 out shape", "out has shape (1, 299, 2, 16), not (1, 300, 2, 16)"),
+        (lambda o: replace(o, out=o.out.repeat(1, 2, 1, 1)), "R0 out shape", "out has shape (1, 600, 2, 16), not"),
+        (lambda o: replace(o, out=o.out.float()), "R0 out dtype", "out is torch.float32"),
+        (lambda o: replace(o, out=3), "R0 out missing", "out is 3, not a tensor"),
+        (lambda o: replace(o, dk=None), "R0 dk missing", "dk is None"),
+        (lambda o: replace(o, dv=o.dq), "R0 dv shape", "dv has shape (1, 300, 2, 16), not (1, 5, 2, 16)"),
+        (lambda o: replace(o, lse=o.lse.mT), "R0 lse shape", "lse has shape (1, 300, 2), not (1, 2, 300)"),
     ],
 )
-def test_the_form_is_that_of_the_whole(verdict: Verdict, right: Right, outputs: Any, rule: str) -> None:
+def test_the_form_is_that_of_the_whole(verdict: Verdict, right: Right, outputs: Any, rule: str, message: str) -> None:
     record = verdict(lambda p, t: outputs(right(p, t)))
     assert (record.verdict, record.rule) == ("failed", rule)
+    assert record.message.startswith(message)
 
 
 def test_outputs_may_lie_anywhere(verdict: Verdict, right: Right) -> None:
