@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock
 
 _GIB = 2**30
-# Seconds to wait for memory that others hold. What their allocators keep they may never give back.
-_PATIENCE = 60.0
+# Seconds to wait for memory that others hold: as long as a call takes. What their allocators keep may never come back.
+_PATIENCE = 10.0
 _POLL = 0.5
 
 

@@ -52,13 +52,14 @@ def judge_sampled(
     part = of_sample(problem, segments)
     truth = Truth.of(part, _tensors(problem, part, tensors, segments), precision)
     if not isinstance(outputs, Outputs):  # the judge has words for it
-        return SampleJudgement(*_said(judge(part, kernel, outputs, truth))), truth
+        judged = judge(part, kernel, outputs, truth)
+        return SampleJudgement(judged.rule, judged.message), truth
     names = judged_outputs(problem, kernel)
     expected = {"out": tensors.q, "lse": _like_lse(tensors), "dq": tensors.q, "dk": tensors.k, "dv": tensors.v}
     for name in names:
         if wrong := wrong_form(name, problem, getattr(outputs, name), expected[name]):
             return SampleJudgement(*wrong), truth
-    judged = judge(part, kernel, _outputs(problem, outputs, segments), truth)
+    judged = judge(part, kernel, _outputs(problem, names, outputs, segments), truth)
     places = _Places.of(problem, segments)
     if not judged.passed:
         message = f"{places.renamed(judged.message)} (judged on a sample of {sum(part.seqlens_q)} queries)"
@@ -88,10 +89,6 @@ def of_sample(problem: Problem, segments: tuple[Segment, ...]) -> Problem:
     return replace(problem, lengths=lengths, layout="plain", values="randn")
 
 
-def _said(judged: Judgement) -> tuple[str | None, str]:
-    return judged.rule, judged.message
-
-
 def _tensors(problem: Problem, part: Problem, tensors: Tensors, segments: tuple[Segment, ...]) -> Tensors:
     device = tensors.q.device
     return Tensors(
@@ -107,16 +104,22 @@ def _tensors(problem: Problem, part: Problem, tensors: Tensors, segments: tuple[
     )
 
 
-def _outputs(problem: Problem, outputs: Outputs, segments: tuple[Segment, ...]) -> Outputs:
-    def like_q(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else torch.cat(pieces_q(problem, tensor.detach(), segments))
+def _outputs(
+    problem: Problem, names: tuple[OutputName, ...], outputs: Outputs, segments: tuple[Segment, ...]
+) -> Outputs:
+    """The sample's part of the outputs that are owed; nobody has looked at what others there are."""
 
-    def like_k(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else torch.cat(pieces_k(problem, tensor.detach(), segments))
+    def taken(name: OutputName) -> Tensor | None:
+        if name not in names:
+            return None
+        tensor = getattr(outputs, name).detach()
+        if name == "lse":
+            return torch.cat(pieces_lse(problem, tensor, segments), dim=-1)
+        return torch.cat((pieces_k if name in _LIKE_K else pieces_q)(problem, tensor, segments))
 
-    lse = None if outputs.lse is None else torch.cat(pieces_lse(problem, outputs.lse.detach(), segments), dim=-1)
-    out = torch.cat(pieces_q(problem, outputs.out.detach(), segments))
-    return Outputs(out, lse, like_q(outputs.dq), like_k(outputs.dk), like_k(outputs.dv))
+    out = taken("out")
+    assert out is not None, "always owed"
+    return Outputs(out, taken("lse"), taken("dq"), taken("dk"), taken("dv"))
 
 
 def _like_lse(tensors: Tensors) -> Tensor:

@@ -69,7 +69,7 @@ def test_others_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with room(tmp_path, CUDA, 50 * GIB) as wanting:
         pass
     assert wanting == (
-        "It takes 50 GiB of GPU memory at once, and 10 of 139 were free for 60 s: others hold the rest. Fewer workers "
+        "It takes 50 GiB of GPU memory at once, and 10 of 139 were free for 10 s: others hold the rest. Fewer workers "
         "(-n) leave more.",
     )
     assert device.clock == module._PATIENCE

@@ -241,6 +241,14 @@ def test_the_form_is_that_of_the_whole(verdict: Verdict, right: Right, outputs: 
     assert record.message.startswith(message)
 
 
+def test_an_output_that_is_not_owed_is_not_looked_at(verdict: Verdict, right: Right) -> None:
+    odd = torch.zeros(3)
+    record = verdict(lambda p, t: replace(right(p, t), lse=odd), gives_lse=False)
+    assert record.verdict == "passed"
+    forward = replace(LONG, direction="forward")
+    assert verdict(lambda p, t: replace(right(p, t), dq=odd), forward).verdict == "passed"
+
+
 def test_outputs_may_lie_anywhere(verdict: Verdict, right: Right) -> None:
     """Also a gradient that is one row of memory, seen many times."""
 
