@@ -18,6 +18,8 @@ Causal = Literal["top_left", "bottom_right"]
 Alibi = Literal["per_head", "per_batch_head"]
 Layout = Literal["plain", "qkv_packed", "kv_packed", "transposed", "sliced", "offset", "tail"]
 Direction = Literal["forward", "forward_backward"]
+# "sampled" is no family that problems are drawn from: see `fa2verify.kernels.sampled_values`.
+Values = Literal[Family, "sampled"]
 
 # Rows past the last sequence in layout "tail".
 _TAIL = 5
@@ -79,7 +81,9 @@ class Problem:
     alibi          slopes per head, or per batch and head; None means none
     dropout        probability of dropping an attention weight, in [0, 1)
     dropout_seed   selects the mask, see `fa2verify.kernels.dropout`
-    values, seed   the family that the tensors' values are drawn from, and which draw of it
+    values, seed   the family that the tensors' values are drawn from, and which draw of it; "sampled": rows of randn
+                   that repeat, and a gradient of out that is 0 outside of the sample that is judged, for a problem too
+                   large to be judged whole
     layout         how q, k, v (and the gradient of out) lie in memory; "tail": packed, with rows past the last sequence
     direction      forward alone, or forward and backward
     deterministic  the backward must give the same bits in every run
@@ -99,7 +103,7 @@ class Problem:
     alibi: Alibi | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     dropout_seed: Seed = 0
-    values: Family = "randn"
+    values: Values = "randn"
     seed: Seed = 0
     layout: Layout = "plain"
     direction: Direction = "forward"
@@ -124,6 +128,8 @@ class Problem:
                 "layout: 'tail' is rows past the last of packed sequences: lengths must be seqlens_q and seqlens_k, "
                 f"not {self.lengths}"
             )
+        if self.values == "sampled":
+            self._check_sampled()
         if self.layout == "qkv_packed":
             if self.seqlens_q != self.seqlens_k:
                 raise ValueError(
@@ -134,6 +140,15 @@ class Problem:
                 raise ValueError(
                     f"layout: 'qkv_packed' needs heads_q = heads_kv, not {self.heads_q} and {self.heads_kv}"
                 )
+
+    def _check_sampled(self) -> None:
+        """A part of the problem must be a problem: nothing may depend on where in it a sequence or a token is."""
+        if self.layout in ("transposed", "tail"):
+            raise ValueError(f"values: 'sampled' needs tokens that lie one after the other, not layout {self.layout!r}")
+        if self.dropout:
+            raise ValueError(f"values: 'sampled' takes no dropout, not {self.dropout}: its mask is that of the whole")
+        if self.alibi == "per_batch_head":
+            raise ValueError("values: 'sampled' takes alibi 'per_head' or none, not 'per_batch_head'")
 
     @property
     def is_varlen(self) -> bool:

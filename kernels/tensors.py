@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fa2verify.kernels.layout import Place, anywhere, empty_like_layout
 from fa2verify.kernels.problem import Problem
-from fa2verify.kernels.values import Role, draw
+from fa2verify.kernels.sampled_values import fill_sampled
+from fa2verify.kernels.values import Family, Role, draw
 
 TORCH_DTYPE: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -59,9 +60,12 @@ def make_tensors(problem: Problem, device: torch.device | str = "cpu", place: Pl
         ("dout", dout, problem.seqlens_q),
     )
     slopes = _alibi_slopes(problem, device)
-    for role, tensor, lengths in roles:
-        tokens = tensor[: sum(lengths)] if problem.is_varlen else tensor
-        tokens.copy_(_values(problem, role, lengths, tensor.shape))
+    if problem.values == "sampled":
+        fill_sampled(problem, q, k, v, dout)
+    else:
+        for role, tensor, lengths in roles:
+            tokens = tensor[: sum(lengths)] if problem.is_varlen else tensor
+            tokens.copy_(_values(problem, problem.values, role, lengths, tensor.shape))
     return Tensors(
         q=q,
         k=k,
@@ -75,12 +79,9 @@ def make_tensors(problem: Problem, device: torch.device | str = "cpu", place: Pl
     )
 
 
-def _values(problem: Problem, role: Role, lengths: tuple[int, ...], shape: torch.Size) -> Tensor:
+def _values(problem: Problem, family: Family, role: Role, lengths: tuple[int, ...], shape: torch.Size) -> Tensor:
     heads, head_dim = shape[-2:]
-    parts = [
-        draw(problem.values, problem.seed, role, index, (length, heads, head_dim))
-        for index, length in enumerate(lengths)
-    ]
+    parts = [draw(family, problem.seed, role, index, (length, heads, head_dim)) for index, length in enumerate(lengths)]
     joined = np.concatenate(parts) if problem.is_varlen else np.stack(parts)
     # Rounded on the CPU: a device's own conversion is not part of what is verified.
     return torch.from_numpy(joined).to(TORCH_DTYPE[problem.dtype])

@@ -20,7 +20,7 @@ from fa2verify.reports.summary import counted
 
 _SEQLENS = (16, 64, 256, 1024)
 _HEAD_DIMS = (32, 64, 128, 256)
-_FAMILIES = 12  # columns; a strange file may name any number of families
+_FAMILIES = 16  # columns; a strange file may name any number of families
 # Unit roundoffs: errors of both dtypes in one column need a common unit.
 _ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 

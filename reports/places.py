@@ -49,14 +49,18 @@ class Map:
 
 
 def maps(loaded: Loaded) -> tuple[Map, ...]:
-    """One map a kernel and direction with a tensor that has an error anywhere."""
+    """One map a kernel and direction with a tensor that has an error anywhere.
+
+    Of tensors that were judged whole: where a sample's worst element is, chance does not spread over the tensor.
+    """
     gathered: dict[tuple[str, Direction], _Gathered] = {}
     for part in loaded.parts:
         for record in counted(part.records):
             call = call_of(record.problem) if record.errors else None
             for direction in DIRECTIONS if call else ():
                 for error in record.errors:
-                    place = _place(call, error) if call and error.output in OUTPUTS[direction] else None
+                    whole = call and call.values != "sampled" and error.output in OUTPUTS[direction]
+                    place = _place(call, error) if call and whole else None
                     if call and place:
                         gathered.setdefault((record.kernel, direction), _Gathered()).add(call, error, place)
     return tuple(found.map(kernel, direction) for (kernel, direction), found in gathered.items())

@@ -52,6 +52,11 @@ class FlashAttention:
 
     All raise TypeError or ValueError, naming the argument, what it was and what is accepted. Values in cu_seqlens and
     max_seqlen are checked on the CPU only: on a GPU that would wait for the device.
+
+    Under torch.func: grad, vjp and jacrev give what autograd gives; vmap is a call for each sample, and with dropout
+    wants `randomness`. Forward-mode derivatives (jvp, jacfwd) raise ValueError or NotImplementedError, second
+    derivatives NotImplementedError. torch.compile traces a vmap; grad and vjp inside of what it compiles raise its
+    RuntimeError.
     """
 
     def __init__(self, attention: Attention) -> None:

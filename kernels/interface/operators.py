@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from fa2verify.kernels.interface import transforms
 from fa2verify.kernels.interface.backend import Backend
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.interface.signature import MOST
+from fa2verify.kernels.interface.transforms import NO_SECOND, TransformedAttention
 
 _OPTIONS = (
     "Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? alibi_slopes, Tensor? dropout_seed, SymInt max_seqlen_q, "
@@ -71,6 +73,9 @@ class Operators:
 
     def attend(self, *inputs: Any) -> Any:
         """The operator `forward`, called past autograd where that has nothing to do: it would cost as much again."""
+        if not torch.compiler.is_compiling() and transforms.active():
+            tensors, numbers = inputs[:_TENSORS], inputs[_TENSORS:]
+            return TransformedAttention.apply(self.forward, self.backward, numbers, *tensors)  # type: ignore[no-untyped-call]
         return _past_autograd(self.forward, inputs)
 
     def _attend(self, keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
@@ -199,7 +204,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
         """Raise NotImplementedError."""
-        raise NotImplementedError("attention has no second derivative: its backward is not differentiable")
+        raise NotImplementedError(NO_SECOND)
 
 
 def _rows(tensor: Tensor) -> Tensor:

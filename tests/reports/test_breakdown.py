@@ -1,8 +1,9 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from fa2verify.kernels.problem import Values
 from fa2verify.reports.breakdown import Breakdown, Cell, breakdowns
 
 Make = Callable[..., Any]
@@ -40,6 +41,15 @@ def test_cells_by_hand(found: dict[str, Breakdown]) -> None:
 def test_every_family_has_a_column(found: dict[str, Breakdown]) -> None:
     assert found["family of values"].columns == ("randn", "large")
     assert found["head_dim"].columns == ("33\u201364",)
+
+
+def test_there_is_room_for_every_family_that_a_problem_may_have(
+    make_record: Make, make_error: Make, one_run: Make
+) -> None:
+    every = get_args(Values)
+    records = [make_record(problem={"values": values}, errors=(make_error(),)) for values in every]
+    (families,) = [one for one in breakdowns(one_run(*records), {"ours": 0}) if one.axis == "family of values"]
+    assert families.columns == every
 
 
 def test_a_reference_of_zeros_has_no_relative_error(make_record: Make, make_error: Make, one_run: Make) -> None:

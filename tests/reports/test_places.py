@@ -55,6 +55,11 @@ def test_the_cell_of_the_worst_element(
     ] == [(row, column)]
 
 
+def test_what_was_judged_on_a_sample_has_no_place(where: Callable[..., Map | None]) -> None:
+    assert where(DENSE | {"values": "randn"}, (1, 64, 3, 32)) is not None
+    assert where(DENSE | {"values": "sampled"}, (1, 64, 3, 32)) is None
+
+
 def test_chance_is_spread_over_the_tensor(where: Callable[..., Map | None]) -> None:
     found = where(DENSE, (0, 0, 0, 0))
     assert found is not None

@@ -18,14 +18,18 @@ def test_a_run_its_report_and_its_shards(suite: Any) -> None:
     done = suite.run("-n", "2", "--hypothesis-seed=5", kernels=["right"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kernel, 51 problems, all passed. Report: report/index.html" in done.stdout
+    left_out = "They are tried on a GPU only"
+    assert f"problems past 2^31 elements: not tried. {left_out}" in done.stdout
     loaded = suite.loaded()
     assert loaded.losses == ()
+    assert left_out in loaded.runs[0].environment["problems past 2^31 elements"]
     assert {record.verdict for record in loaded.records} == {"passed"}
     (run,) = loaded.runs
     assert (run.profile, run.seed, run.device) == ("quick", 5, "cpu")
     assert [kernel.name for kernel in loaded.kernels] == ["foreign:right"]
     page = (suite.report / "index.html").read_text()
     assert "foreign:right" in page
+    assert left_out in page
     # Notes, findings and parts are gone: what is left is the report.
     assert sorted(path.name for path in suite.report.iterdir()) == ["index.html", "records.jsonl"]
     whole = drawn(suite)

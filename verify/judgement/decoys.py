@@ -111,17 +111,18 @@ def judge_decoys(problem: Problem, kernel: Kernel, truth: Truth) -> dict[str, De
     """
     if problem.scores > MAX_SCORES:
         return {}
-    return {name: _fate(problem, kernel, truth, wrong) for name, wrong in _applicable(truth)}
+    return {name: fate(problem, kernel, truth, wrong) for name, wrong in _applicable(truth)}
 
 
 def _applicable(truth: Truth) -> Iterator[tuple[str, Outputs]]:
     for name, make in DECOYS.items():
         parts = make(truth)
         if parts is not None:
-            yield name, _as_kernel_would(truth.problem, outputs(truth.problem, parts))
+            yield name, as_kernel_would(truth.problem, outputs(truth.problem, parts))
 
 
-def _as_kernel_would(problem: Problem, exact: Outputs) -> Outputs:
+def as_kernel_would(problem: Problem, exact: Outputs) -> Outputs:
+    """Outputs in the reference's precision as a kernel stores them."""
     dtype = getattr(torch, problem.dtype)
 
     def store(tensor: Tensor | None) -> Tensor | None:
@@ -131,7 +132,8 @@ def _as_kernel_would(problem: Problem, exact: Outputs) -> Outputs:
     return Outputs(exact.out.to(dtype), lse, store(exact.dq), store(exact.dk), store(exact.dv))
 
 
-def _fate(problem: Problem, kernel: Kernel, truth: Truth, wrong: Outputs) -> DecoyFate:
+def fate(problem: Problem, kernel: Kernel, truth: Truth, wrong: Outputs) -> DecoyFate:
+    """What became of the decoy `wrong` under the rules."""
     judgement = judge(problem, kernel, wrong, truth)
     if not judgement.passed:
         return "caught"

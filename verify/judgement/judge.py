@@ -61,7 +61,7 @@ def judge(problem: Problem, kernel: Kernel, outputs: object, truth: Truth) -> Ju
         return Judgement("R0 outputs", f"the call returned {type(outputs).__qualname__}, not Outputs")
     names = judged_outputs(problem, kernel)
     for name in names:
-        if breach := _form(name, problem, getattr(outputs, name), getattr(truth.reference, name)):
+        if breach := wrong_form(name, problem, getattr(outputs, name), getattr(truth.reference, name)):
             return Judgement(*breach)
     found = {name: _comparable(name, kernel, getattr(outputs, name)) for name in names}
     bounds = truth.bounds(kernel.score_dtype)
@@ -92,7 +92,11 @@ def _stored(name: OutputName, problem: Problem) -> str:
     return "float32" if name == "lse" else problem.dtype
 
 
-def _form(name: OutputName, problem: Problem, candidate: object, reference: Tensor) -> Breach | None:
+def wrong_form(name: OutputName, problem: Problem, candidate: object, reference: Tensor) -> Breach | None:
+    """R0: what is wrong with the shape, the dtype, the device or the layout of an output.
+
+    reference  a tensor of the right shape, on the right device
+    """
     dtype = getattr(torch, _stored(name, problem))
     if not isinstance(candidate, Tensor):
         return f"R0 {name} missing", f"{name} is {reprlib.repr(candidate)}, not a tensor"

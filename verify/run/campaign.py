@@ -1,10 +1,11 @@
 """One process' part of a run: draws problems for a kernel, tries them, records every verdict, shrinks what fails."""
 
 import hashlib
+import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger, confirm
 from fa2verify.verify.relations.catalogue import RELATIONS
 from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
+from fa2verify.verify.run.large_problems import bytes_needed
 from fa2verify.verify.run.quarantine import Quarantine, record_key
+from fa2verify.verify.run.room import room
 from fa2verify.verify.trial.attempt import Bench, ContextLost, attempt
 from fa2verify.verify.trial.isolation import Isolation
-from fa2verify.verify.trial.no_answer import no_answer
+from fa2verify.verify.trial.no_answer import no_answer, without_room
 from fa2verify.verify.trial.sanitizer import Sanitizer
 
 EXAMPLE_DATABASE = Path(".hypothesis/examples")
@@ -151,6 +154,25 @@ class Campaign:
         record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout, related=True))
         self._write_once(record)
         return record if record.verdict in BAD else None
+
+    def verify_large(self, kernel: Kernel, problems: Sequence[Problem], test: str) -> list[Record]:
+        """Judge `kernel` on each of `problems`, one after the other where workers share a GPU. Gives what failed."""
+        entries = self.ledger.of(kernel.name)
+        earlier = {json.dumps(record.problem): record for record in self._earlier(kernel, test)}
+        found = []
+        for problem in problems:
+            record = earlier.get(json.dumps(problem.to_dict()))
+            if record is None:
+                with room(self.findings.directory, torch.device(self.device), bytes_needed(problem)) as wanting:
+                    record = (
+                        without_room(kernel, problem, wanting, self.precision, test)
+                        if wanting
+                        else self._try(kernel, problem, test, self.timeout, related=False)
+                    )
+                record = in_light_of(entries, problem, record)
+                self._write_once(record)
+            found.append(record)
+        return [record for record in found if record.verdict in BAD]
 
     def _run(self, judge_one: Callable[[], None], found: list[Record]) -> Record | None:
         try:

@@ -20,6 +20,7 @@ from fa2verify.strategies.problems import NothingSupported, problems
 from fa2verify.strategies.related import related_problems
 from fa2verify.strategies.size import Size
 from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
+from fa2verify.verify.run.large_problems import large_problems
 
 # Relative number of problems: gradients are where kernels go wrong, and dense is what every kernel takes.
 _WEIGHT: dict[tuple[Direction, bool], int] = {
@@ -69,6 +70,25 @@ class KnownCase:
     def label(self) -> str:
         """What pytest calls it."""
         return f"{self.registered.kernel.name}-{self.entry.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LargeCase:
+    """One test: the problems past the limits of an index, for one kernel."""
+
+    registered: Registered
+    problems: tuple[Problem, ...]
+
+    @property
+    def label(self) -> str:
+        """What pytest calls it."""
+        return self.registered.kernel.name
+
+
+def large_case(registered: Registered) -> LargeCase:
+    """The test of one kernel's large problems."""
+    kernel = registered.kernel
+    return LargeCase(registered, large_problems(kernel, partial(_refused, kernel)))
 
 
 def known_cases(registered: Registered, ledger: Ledger) -> list[KnownCase]:

@@ -20,15 +20,19 @@ from fa2verify.reports.summary import KernelSummary, lines, sentence, summarize
 from fa2verify.verify.known_failures.built_in import LEDGER
 from fa2verify.verify.known_failures.ledger import Ledger, LedgerError, Place
 from fa2verify.verify.known_failures.ledger_file import read
+from fa2verify.verify.run import room
 from fa2verify.verify.run.campaign import failure_text
 from fa2verify.verify.run.environment import describe
 from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
+from fa2verify.verify.run.large_problems import not_tried
 from fa2verify.verify.run.plan import left_out
 from fa2verify.verify.run.quarantine import Quarantine
 from fa2verify.verify.suite import options
 
 RUN_KEY = "fa2verify_run"
+# What the run's record and its last lines call them, where they are left out.
+LARGE = "problems past 2^31 elements"
 
 
 class Controller:
@@ -37,7 +41,7 @@ class Controller:
     def __init__(self, config: pytest.Config, profile: str) -> None:
         device = options.chosen_device(config)
         options.shard(config)
-        options.sanitizer(config)
+        sanitized = options.sanitizer(config) is not None
         try:
             self.kernels = select(config.getoption("--kernel"))
         except KernelSpecError as error:
@@ -47,13 +51,14 @@ class Controller:
         self._directory: Path = config.getoption("--report-dir").absolute()
         self._summaries: tuple[KernelSummary, ...] = ()
         self._loaded = Loaded(())
+        self._no_large = not_tried(device, profile, sanitized=sanitized)
         self.run = Run(
             id=secrets.token_hex(6),
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             profile=profile,
             seed=_seed(config),
             device=device,
-            environment=describe(device) | _asked(config),
+            environment=describe(device) | _asked(config) | ({LARGE: self._no_large} if self._no_large else {}),
             features=FEATURES,
         )
         try:
@@ -69,6 +74,7 @@ class Controller:
         clear(self._directory)
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
+        room.clear(self._directory)
         for leftover in self._directory.glob(".running-*"):
             leftover.unlink()
         self._write(self.run, *(self._entry(registered) for registered in self.kernels))
@@ -104,6 +110,7 @@ class Controller:
         self._report().write_text(render(self._loaded, sources.machines), encoding="utf-8")
         Quarantine(self._directory).clear()
         Findings(self._directory).clear()
+        room.clear(self._directory)
         if session.exitstatus == pytest.ExitCode.OK and any(map(blind_to, self._summaries)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
@@ -121,6 +128,8 @@ class Controller:
                 write(f"{summary.name}: not verified (R3), no problem told it from the decoy {decoy!r}", red=True)
         for tally in known_failures(self._loaded):
             write(tally.line)
+        if self._no_large:
+            write(f"{LARGE}: not tried. {self._no_large}")
         for loss in self._loaded.losses:
             write(f"not read: {loss}", yellow=True)
         write(f"{sentence(self._summaries)}. Report: {_shown(self._report())}")

@@ -17,6 +17,7 @@ from fa2verify.verify.run import plan
 from fa2verify.verify.run.campaign import AlreadyFound, Campaign, failure_text
 from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
+from fa2verify.verify.run.large_problems import not_tried
 from fa2verify.verify.run.quarantine import Quarantine
 from fa2verify.verify.run.sizes import SIZES
 from fa2verify.verify.suite import devices, options
@@ -58,6 +59,11 @@ class Worker:
         if "part" in metafunc.fixturenames:
             parts = [part for registered in taking_part for part in self._parts(registered, metafunc)]
             metafunc.parametrize("part", parts, ids=[part.label for part in parts])
+        if "large" in metafunc.fixturenames:
+            sanitized = bool(self._config.getoption("--sanitizer"))
+            left_out = not_tried(self._run.device, self._run.profile, sanitized=sanitized)
+            large = [] if left_out else [plan.large_case(registered) for registered in taking_part]
+            metafunc.parametrize("large", large, ids=[case.label for case in large])
         if "known" in metafunc.fixturenames:
             known = [case for registered in taking_part for case in plan.known_cases(registered, self._ledger)]
             metafunc.parametrize("known", known, ids=[case.label for case in known])
@@ -84,7 +90,8 @@ class Worker:
         if shard is not None:
             kept = [item for position, item in enumerate(kept) if shard.takes(position)]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+        # First, and so on few workers: they wait for one another, and others would wait with them at the end of a run.
+        items[:] = sorted(kept, key=lambda item: "large" not in getattr(item, "fixturenames", ()))
 
     @cached_property
     def campaign(self) -> Campaign:
@@ -151,10 +158,23 @@ class Worker:
 
         return verify
 
+    @pytest.fixture
+    def verify_large(self, request: pytest.FixtureRequest) -> Callable[[plan.LargeCase], None]:
+        """Try a kernel's large problems; fails the test with those that fail."""
+
+        def verify(case: plan.LargeCase) -> None:
+            kernel = case.registered.kernel
+            failing = self.campaign.verify_large(kernel, case.problems, request.node.nodeid)
+            if failing:
+                spec = spec_of(kernel.name, self._kernels)
+                pytest.fail("\n".join(failure_text(record, spec) for record in failing), pytrace=False)
+
+        return verify
+
 
 def _without_part(item: pytest.Item) -> bool:
-    """Whether pytest made the item for an empty list of parts, or of known failures."""
+    """Whether pytest made the item for an empty list of parts, known failures or kernels."""
     callspec = getattr(item, "callspec", None)
     given = callspec.params if callspec is not None else {}
-    kinds = {"part": plan.Part, "known": plan.KnownCase}
+    kinds = {"part": plan.Part, "known": plan.KnownCase, "large": plan.LargeCase}
     return any(name in given and not isinstance(given[name], kind) for name, kind in kinds.items())

@@ -8,6 +8,7 @@ from fa2verify.kernels.problem import Problem
 from fa2verify.reports.record import Record
 from fa2verify.verify.judgement.decoys import judge_decoys
 from fa2verify.verify.judgement.judge import Judgement, judge
+from fa2verify.verify.judgement.sampled import judge_sample_decoys, judge_sampled
 from fa2verify.verify.judgement.truth import Truth
 from fa2verify.verify.known_failures.ledger import BESIDES
 from fa2verify.verify.relations.relation import Call
@@ -28,12 +29,16 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     blank = crash(kernel.name, problem, "process died", died, precision=bench.precision, test=test)
     if reasons := kernel.unsupported(problem):
         return replace(blank, verdict="unsupported", rule=None, message="", reasons=reasons)
+    judgement: Judgement
     first = call(kernel, problem, bench, blank)
     blank = replace(blank, seconds=first.seconds)
     if first.fault and not first.fault.beside:
         return _with(blank, first.fault)
-    truth = Truth.of(problem, first.tensors, bench.precision)
-    judgement = judge(problem, kernel, first.outputs, truth)
+    if problem.values == "sampled":
+        judgement, truth = judge_sampled(problem, kernel, first.tensors, first.outputs, bench.precision)
+    else:
+        truth = Truth.of(problem, first.tensors, bench.precision)
+        judgement = judge(problem, kernel, first.outputs, truth)
     if first.fault:
         return _with(blank, _both(first.fault, judgement))
     record = replace(
@@ -45,6 +50,8 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     )
     if not judgement.passed:
         return record
+    if problem.values == "sampled":  # further calls would show what smaller problems show
+        return replace(record, decoys=judge_sample_decoys(kernel, truth))
     assert isinstance(first.outputs, Outputs), "judged"
     bits = Bits.of(first.outputs)
     for repeat in repeats(kernel, problem, bench.device):

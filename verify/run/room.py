@@ -1,0 +1,58 @@
+"""Room on a GPU for one large problem at a time, although several workers share the device.
+
+A large problem takes tens of GB. Whoever tries one holds a lock, so that no two meet, and waits until the others have
+given back enough. Without either, a kernel would be said to run out of memory that its neighbours took.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+_GIB = 2**30
+# Seconds to wait for memory that others hold: as long as a call takes. What their allocators keep may never come back.
+_PATIENCE = 10.0
+_POLL = 0.5
+
+
+@contextmanager
+def room(directory: Path, device: torch.device, needed: int) -> Iterator[tuple[str, ...]]:
+    """Hold `device` for a problem that takes `needed` bytes; gives why there is no room, in sentences. Empty: there is.
+
+    directory  where the lock is kept, a file for each GPU, which other workers of the run share
+    """
+    if device.type != "cuda":
+        yield ()
+        return
+    gpu = torch.cuda.get_device_properties(device).uuid
+    with FileLock(directory / f".room-{gpu}.lock"):
+        try:
+            yield _wanting(device, needed)
+        finally:
+            torch.cuda.empty_cache()
+
+
+def clear(directory: Path) -> None:
+    """Remove the locks, which nobody holds any more."""
+    for file in directory.glob(".room-*.lock"):
+        file.unlink()
+
+
+def _wanting(device: torch.device, needed: int) -> tuple[str, ...]:
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    if needed > total:
+        return (f"It takes {needed / _GIB:.0f} GiB of GPU memory at once, and this GPU has {total / _GIB:.0f}.",)
+    until = time.monotonic() + _PATIENCE
+    while free < needed and time.monotonic() < until:
+        time.sleep(_POLL)
+        free, _ = torch.cuda.mem_get_info(device)
+    if free >= needed:
+        return ()
+    return (
+        f"It takes {needed / _GIB:.0f} GiB of GPU memory at once, and {free / _GIB:.0f} of {total / _GIB:.0f} were "
+        f"free for {_PATIENCE:.0f} s: others hold the rest. Fewer workers (-n) leave more.",
+    )
