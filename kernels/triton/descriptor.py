@@ -33,12 +33,24 @@ def use_descriptors(
     )
 
 
-def describe(tensor: Tensor, block: int, block_d: int) -> TensorDescriptor:
-    """Describe (batch, seqlen, heads, head_dim) as (batch, heads, seqlen, head_dim) in boxes (1, 1, block, block_d)."""
-    batch, seqlen, heads, head_dim = tensor.shape
-    sequence, row, head, element = tensor.stride()
+def describe(layout: Layout, block: int, block_d: int) -> TensorDescriptor:
+    """Describe (batch, seqlen, heads, head_dim) as (batch, heads, seqlen, head_dim) in boxes (1, 1, block, block_d).
+
+    Of no tensor yet: `described` puts one there.
+    """
+    _, (batch, seqlen, heads, head_dim), (sequence, row, head, element), _ = layout
     shape, strides = [batch, heads, seqlen, head_dim], [sequence, head, row, element]
-    return TensorDescriptor(tensor, shape, strides, [1, 1, block, block_d])
+    return TensorDescriptor(torch.empty(0, dtype=torch.float16), shape, strides, [1, 1, block, block_d])
+
+
+def described(tensor: Tensor, description: TensorDescriptor) -> TensorDescriptor:
+    """The description with the memory of `tensor`, whose layout it was made of.
+
+    Its constructor would check in every call what the layout has said once; that takes as long as a launch.
+    """
+    found = object.__new__(TensorDescriptor)
+    found.__dict__.update(description.__dict__, base=tensor)
+    return found
 
 
 def _describable(layout: Layout) -> bool:

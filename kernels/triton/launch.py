@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,20 @@ class Launch:
     programs   of its grid, which has one dimension; without any, nothing is launched
     constants  the kernel's arguments that are no tensors, and Triton's own
     tensors    the names of the arguments that are
+    compiled   the compiled kernel, by device and dtype
     """
 
     kernel: Any
     programs: int
     constants: dict[str, object]
     tensors: tuple[str, ...]
+    compiled: dict[tuple[torch.device, torch.dtype], Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def __call__(self, tensors: Mapping[str, Any], device: torch.device) -> None:
-        """Run it on `tensors`, by name, on their `device`; what a call does not bring of its own tensors is None."""
+    def __call__(self, tensors: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+        """Run it on `tensors`, by name, on their `device`; what a call does not bring of its own tensors is None.
+
+        dtype  of the tensors that are no fp32 statistics
+        """
         if not self.programs:
             return
         if device.type == "cpu":
@@ -54,20 +59,26 @@ class Launch:
                 warnings.simplefilter("ignore", RuntimeWarning)
                 # Before 3.7 it turns arrays of one element into loop bounds, which numpy 1.25 to 2.3 deprecates.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._start(tensors)
+                self._start(tensors, (device, dtype))
         elif device.index == torch.cuda.current_device():
-            self._start(tensors)
+            self._start(tensors, (device, dtype))
         else:
             with torch.cuda.device(device):
-                self._start(tensors)
+                self._start(tensors, (device, dtype))
 
-    def _start(self, tensors: Mapping[str, Any]) -> None:
-        given = {**_ABSENT, **tensors}
-        taken = {name: given[name] for name in self.tensors}
+    def _start(self, tensors: Mapping[str, Any], key: tuple[torch.device, torch.dtype]) -> None:
+        given = {**self.constants, **_ABSENT, **tensors}
         if _compile_only.get():
-            self.kernel.warmup(**taken, **self.constants, grid=(self.programs,))
+            self.kernel.warmup(**self._taken(given), **self.constants, grid=(self.programs,))
+        elif compiled := self.compiled.get(key):
+            compiled[(self.programs, 1, 1)](*map(given.__getitem__, self.kernel.arg_names))
         else:
-            self.kernel[(self.programs,)](**taken, **self.constants)
+            # Triton finds a compiled kernel by all of its arguments. Here none but their dtype can change, since
+            # nothing is specialised by an address or a number: found once, it stays the one.
+            self.compiled[key] = self.kernel[(self.programs,)](**self._taken(given), **self.constants)
+
+    def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: given[name] for name in self.tensors}
 
 
 def prepare(kernel: Any, grid: tuple[int, int, int], config: Configuration, arguments: Mapping[str, object]) -> Launch:

@@ -29,7 +29,7 @@ def preprocess(
     config = configuration("preprocess", padded_block_d(call.head_dim), out.device)
     tensors: dict[str, Tensor | None] = {"out": out, "dout": dout, "lse": lse, "dlse": dlse, "delta": delta}
     tensors |= {"lse_log2": lse_log2, **call.tensors}
-    _prepare(call.plain, placed(tensors)[0], config)(tensors, out.device)
+    _prepare(call.plain, placed(tensors)[0], config)(tensors, out.device, out.dtype)
 
 
 @lru_cache(maxsize=MOST)

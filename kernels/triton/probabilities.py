@@ -32,7 +32,7 @@ def probabilities(call: Call, q: Tensor, k: Tensor, lse: Tensor, weights: Tensor
     """Fill the visible part of `weights`, contiguous (batch, heads_q, >= seqlen_q, >= seqlen_k) of q's dtype."""
     config = configuration("probabilities", padded_block_d(call.head_dim), q.device)
     tensors = {"q": q, "k": k, "lse": lse, "weights": weights, **call.tensors}
-    _prepare(call.plain, placed(tensors)[0], weights.shape, config)(tensors, q.device)
+    _prepare(call.plain, placed(tensors)[0], weights.shape, config)(tensors, q.device, q.dtype)
 
 
 @lru_cache(maxsize=MOST)

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.interface.signature import MOST, Layout, placed
 from fa2verify.kernels.triton.arguments import arguments, padded_block_d
 from fa2verify.kernels.triton.configuration import Configuration, Side
-from fa2verify.kernels.triton.descriptor import describe, use_descriptors
+from fa2verify.kernels.triton.descriptor import describe, described, use_descriptors
 from fa2verify.kernels.triton.launch import Launch, prepare
 
 
@@ -24,24 +25,27 @@ def walk(kernel: Any, over: Side, call: Call, tensors: Mapping[str, Tensor], con
     """Launch `kernel` on `tensors`, by the names of its arguments; those of the call itself are added."""
     device = tensors["q"].device
     given: dict[str, Any] = {**tensors, **call.tensors}
-    launch, boxes = _prepare(kernel, over, call.plain, placed(given)[0], device, config)
-    given |= {name: describe(tensors[name], *box) for name, box in boxes.items()}
-    launch(given, device)
+    launch, descriptions = _prepare(kernel, over, call.plain, placed(given)[0], device, config)
+    for name, description in descriptions.items():
+        given[name] = described(tensors[name], description)
+    launch(given, device, tensors["q"].dtype)
 
 
 @lru_cache(maxsize=MOST)
 def _prepare(
     kernel: Any, over: Side, call: Call, layouts: tuple[Layout, ...], device: torch.device, config: Configuration
-) -> tuple[Launch, dict[str, tuple[int, int]]]:
-    """The launch, and the boxes of tensors that descriptors serve, by name."""
+) -> tuple[Launch, dict[str, TensorDescriptor]]:
+    """The launch, and the descriptions of tensors that descriptors serve, by name."""
     given = arguments(call, layouts)
     loaded = tuple(layout for layout in layouts if layout[0] in config.box_rows)
-    described = use_descriptors(config, given, loaded, device)
-    config = config.served(by_descriptors=described)
+    descriptors = use_descriptors(config, given, loaded, device)
+    config = config.served(by_descriptors=descriptors)
     if over == "keys":
         blocks, heads = triton.cdiv(call.seqlen_q, config.block_m), call.heads_q
     else:
         blocks, heads = triton.cdiv(call.seqlen_k, config.block_n), call.heads_kv
-    launch = prepare(kernel, (blocks, heads, call.batch), config, given | {"descriptors": described})
+    launch = prepare(kernel, (blocks, heads, call.batch), config, given | {"descriptors": descriptors})
+    if not descriptors:
+        return launch, {}
     block_d = padded_block_d(call.head_dim)
-    return launch, {name: (config.box_rows[name], block_d) for name, *_ in loaded if described}
+    return launch, {layout[0]: describe(layout, config.box_rows[layout[0]], block_d) for layout in loaded}

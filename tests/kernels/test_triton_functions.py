@@ -1,5 +1,6 @@
 """The Triton kernels' own functions: what they refuse, where they write, and the device functions one by one."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +18,12 @@ from fa2verify.kernels.dropout import kept as reference_mask
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.problem import Causal, Dense, Problem, Varlen
 from fa2verify.kernels.tensors import make_tensors
+from fa2verify.kernels.triton import compile_check
 from fa2verify.kernels.triton.arguments import arguments
 from fa2verify.kernels.triton.attention import attention
 from fa2verify.kernels.triton.backward_dkdv import backward_dkdv
 from fa2verify.kernels.triton.backward_dq import backward_dq
-from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configuration, compiled_configuration
+from fa2verify.kernels.triton.configuration import BLOCK_DS, PASSES, Configuration, Pass, compiled_configuration
 from fa2verify.kernels.triton.dropout import kept
 from fa2verify.kernels.triton.forward import forward
 from fa2verify.kernels.triton.kernel import TritonKernel
@@ -30,6 +32,7 @@ from fa2verify.kernels.triton.mask import key_range, query_range
 from fa2verify.kernels.triton.mode import interpreting
 from fa2verify.kernels.triton.precision import rounded, storable
 from fa2verify.kernels.triton.preprocess import preprocess
+from fa2verify.kernels.triton.specialisation import UNSPECIALISED
 
 DEVICE = torch.device("cpu" if interpreting() else "cuda")
 
@@ -235,8 +238,47 @@ class _Recorder:
 
 def test_the_grid_has_one_dimension_so_that_batch_times_heads_may_pass_65535() -> None:
     recorder = _Recorder()
-    prepare(recorder, (3, 16, 8300), Configuration(64, 64, 4, 1), {})({"q": half(1)}, DEVICE)
+    prepare(recorder, (3, 16, 8300), Configuration(64, 64, 4, 1), {})({"q": half(1)}, DEVICE, torch.float16)
     assert recorder.grid == (3 * 16 * 8300,)
+
+
+class _Compiling:
+    """A kernel that says which compiled kernel ran, and on what."""
+
+    arg_names = ("q", "blocks", "scale", "alibi_slopes", "block_m")
+
+    def __init__(self) -> None:
+        self.ran: list[object] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        def compile_and_run(**given: object) -> Any:
+            self.ran.append(given)
+            name = f"compiled for {given['q']}"
+            return {(grid[0], 1, 1): lambda *arguments: self.ran.append((name, arguments))}
+
+        return compile_and_run
+
+
+def test_a_compiled_kernel_is_found_once_for_a_dtype_and_then_given_every_argument_in_order() -> None:
+    kernel = _Compiling()
+    launch = prepare(kernel, (3, 1, 1), Configuration(64, 32, 4, 1), {"scale": 0.5})
+    for tensor, dtype in (("a", torch.float16), ("b", torch.float16), ("c", torch.bfloat16), ("d", torch.float16)):
+        launch({"q": tensor}, DEVICE, dtype)
+    first = {"q": "a", "blocks": 3, "scale": 0.5, "alibi_slopes": None, "block_m": 64, "num_warps": 4, "num_stages": 1}
+    assert kernel.ran == [
+        first,
+        ("compiled for a", ("b", 3, 0.5, None, 64)),
+        first | {"q": "c"},
+        ("compiled for a", ("d", 3, 0.5, None, 64)),
+    ]
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_nothing_but_fp32_numbers_and_dtypes_is_left_to_specialise_by(name: Pass) -> None:
+    """What a kept compiled kernel relies on."""
+    parameters = inspect.signature(compile_check._kernels()[name].fn).parameters
+    at_run_time = {name for name, parameter in parameters.items() if parameter.annotation is not tl.constexpr}
+    assert at_run_time - set(UNSPECIALISED) <= {"scale", "scale_log2", "cap_scale", "dropout_rescale"}
 
 
 def test_a_grid_beyond_cuda_is_refused() -> None:
