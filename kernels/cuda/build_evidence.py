@@ -79,11 +79,14 @@ SPILLS: tuple[Spill, ...] = (
     Spill("backward", (32,), 56, _PHILOX),
     Spill("backward", (64, 96, 128, 256), 108, _FOUR_TILES),
     Spill("backward_dkdv", (32,), 100, _PHILOX),
-    Spill("backward_dkdv", (64, 96, 128, 256), 152, _TWO_ACCUMULATORS),
+    Spill("backward_dkdv", (64, 96, 128, 256), 160, _TWO_ACCUMULATORS),
     Spill("backward_dq", (32,), 16, _OCCUPANCY),
     Spill("backward_dq", (64, 96, 128, 256), 136, "Philox or narrow rows beside dQ, S and dP"),
     Spill(
         "probabilities", (128,), 24, "ptxas stops at 80 registers, with which six blocks fit; a kernel for tests alone"
+    ),
+    Spill(
+        "probabilities", (256,), 16, "ptxas stops at 72 registers, with all features at once; a kernel for tests alone"
     ),
 )
 

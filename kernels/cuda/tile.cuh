@@ -50,11 +50,13 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
   constexpr int CHUNKS = D / 8, ACROSS = THREADS % CHUNKS == 0 ? CHUNKS : 4, DOWN = THREADS / ACROSS;
   static_assert(CHUNKS % ACROSS == 0 && ROWS % DOWN == 0);
   int row = static_cast<int>(thread_index()) / ACROSS, chunk = static_cast<int>(thread_index()) % ACROSS;
+  // Elements that come one by one are slow anyway; unrolled, they would take as long to compile as all the rest.
+  constexpr int COPIES = FEATURES & NARROW ? 1 : ROWS / DOWN;
 #pragma unroll
   for (int right = 0; right < CHUNKS; right += ACROSS) {
     int column = (chunk + right) * 8;
     GlobalPointer<u16> source = from + (row * row_stride + column);
-#pragma unroll
+#pragma unroll COPIES
     for (int down = 0; down < ROWS; down += DOWN) {
       fetch_chunk<FEATURES>(call, chunk_address<D>(tile, row + down, chunk + right), source,
                             row + down < rows && column < call.head_dim, call.head_dim - column);

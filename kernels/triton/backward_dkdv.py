@@ -98,7 +98,8 @@ def backward_dkdv_kernel(
     varlen: tl.constexpr,
     aligned: tl.constexpr,
     full: tl.constexpr,
-    descriptors: tl.constexpr,
+    descriptors: tl.constexpr,  # whether tiles that move come through descriptors
+    resting: tl.constexpr,  # whether those that stay do
     block_m: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
@@ -123,18 +124,18 @@ def backward_dkdv_kernel(
 
     # K and V stay for the whole program. Rows past length_k read as zero; their rows of dK and dV are not stored.
     k_source = source_of(
-        k, begin_k, k_sequence_stride, head_kv, k_head_stride, k_row_stride, descriptors, aligned, block_n, block_d
+        k, begin_k, k_sequence_stride, head_kv, k_head_stride, k_row_stride, resting, aligned, block_n, block_d
     )
     v_source = source_of(
-        v, begin_k, v_sequence_stride, head_kv, v_head_stride, v_row_stride, descriptors, aligned, block_n, block_d
+        v, begin_k, v_sequence_stride, head_kv, v_head_stride, v_row_stride, resting, aligned, block_n, block_d
     )
     k_tile = load_from(
         k_source, k_row_stride, sequence, head_kv, column, length_k, head_dim,
-        descriptors, True, full, block_n, block_d,
+        resting, True, full, block_n, block_d,
     )  # fmt: skip
     v_tile = load_from(
         v_source, v_row_stride, sequence, head_kv, column, length_k, head_dim,
-        descriptors, True, full, block_n, block_d,
+        resting, True, full, block_n, block_d,
     )  # fmt: skip
     if negative:
         k_tile = -k_tile

@@ -91,7 +91,8 @@ def backward_dq_kernel(
     varlen: tl.constexpr,
     aligned: tl.constexpr,
     full: tl.constexpr,
-    descriptors: tl.constexpr,
+    descriptors: tl.constexpr,  # whether tiles that move come through descriptors
+    resting: tl.constexpr,  # whether those that stay do
     block_m: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
@@ -113,19 +114,19 @@ def backward_dq_kernel(
     dq_row_stride = dq_row_stride.to(tl.int64)
 
     q_source = source_of(
-        q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, descriptors, aligned, block_m, block_d
+        q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, resting, aligned, block_m, block_d
     )
     dout_source = source_of(
         dout, begin_q, dout_sequence_stride, head, dout_head_stride, dout_row_stride,
-        descriptors, aligned, block_m, block_d,
+        resting, aligned, block_m, block_d,
     )  # fmt: skip
     q_tile = load_from(
         q_source, q_row_stride, sequence, head, row, length_q, head_dim,
-        descriptors, True, full, block_m, block_d,
+        resting, True, full, block_m, block_d,
     )  # fmt: skip
     dout_tile = load_from(
         dout_source, dout_row_stride, sequence, head, row, length_q, head_dim,
-        descriptors, True, full, block_m, block_d,
+        resting, True, full, block_m, block_d,
     )  # fmt: skip
     if negative:
         q_tile = -q_tile

@@ -22,6 +22,7 @@ from fa2verify.kernels.triton.configuration import (
     PASSES,
     Configuration,
     Pass,
+    Side,
     compiled_configuration,
 )
 from fa2verify.kernels.triton.mode import interpreting
@@ -39,8 +40,8 @@ FEATURES: tuple[tuple[str, ...], ...] = (
     ("window", "softcap", "alibi", "dropout"),
 )
 _POINTEE: dict[DType, str] = {"float16": "*fp16", "bfloat16": "*bf16"}
-# Passes that load tiles through descriptors where they can.
-_WALKS: tuple[Pass, ...] = ("forward", "backward_dkdv", "backward_dq")
+# Passes that walk, and over what.
+_WALKS: dict[Pass, Side] = {"forward": "keys", "backward_dkdv": "queries", "backward_dq": "keys"}
 _FP32_ROWS = ("lse", "dlse", "delta", "lse_log2")
 
 
@@ -220,6 +221,7 @@ def _constants(variant: Variant) -> dict[str, object]:
         "full": variant.full,
         "has_dlse": False,
         "descriptors": config.descriptors and variant.described,
+        "resting": config.descriptors and variant.described and config.resting,
         "dlse": None,
         "block_m": config.block_m,
         "block_n": config.block_n,
@@ -241,9 +243,10 @@ def _type(name: str, variant: Variant) -> str:
     config = variant.configuration
     if name in ("scale", "scale_log2", "cap_scale", "dropout_rescale"):
         return "fp32"
-    if variant.name in _WALKS and name in config.box_rows and config.descriptors and variant.described:
+    over = _WALKS.get(variant.name)
+    if over and config.descriptors and variant.described and (rows := config.box_rows(over).get(name)):
         element = _POINTEE[variant.dtype].removeprefix("*")
-        return f"tensordesc<{element}[1, 1, {config.box_rows[name]}, {variant.block_d}]>"
+        return f"tensordesc<{element}[1, 1, {rows}, {variant.block_d}]>"
     if name == "dropout_seed":
         return "*i64"
     if name in (*_FP32_ROWS, "alibi_slopes"):

@@ -82,7 +82,8 @@ def forward_kernel(
     varlen: tl.constexpr,
     aligned: tl.constexpr,
     full: tl.constexpr,
-    descriptors: tl.constexpr,
+    descriptors: tl.constexpr,  # whether tiles that move come through descriptors
+    resting: tl.constexpr,  # whether those that stay do
     block_m: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
@@ -103,11 +104,11 @@ def forward_kernel(
     out_row_stride = out_row_stride.to(tl.int64)
 
     q_source = source_of(
-        q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, descriptors, aligned, block_m, block_d
+        q, begin_q, q_sequence_stride, head, q_head_stride, q_row_stride, resting, aligned, block_m, block_d
     )
     q_tile = load_from(
         q_source, q_row_stride, sequence, head, row, length_q, head_dim,
-        descriptors, True, full, block_m, block_d,
+        resting, True, full, block_m, block_d,
     )  # fmt: skip
     if negative:
         q_tile = -q_tile

@@ -37,15 +37,17 @@ def _prepare(
 ) -> tuple[Launch, dict[str, TensorDescriptor]]:
     """The launch, and the descriptions of tensors that descriptors serve, by name."""
     given = arguments(call, layouts)
-    loaded = tuple(layout for layout in layouts if layout[0] in config.box_rows)
+    rows = config.box_rows(over)
+    loaded = tuple(layout for layout in layouts if layout[0] in rows)
     descriptors = use_descriptors(config, given, loaded, device)
     config = config.served(by_descriptors=descriptors)
+    flags = {"descriptors": descriptors, "resting": descriptors and config.resting}
     if over == "keys":
         blocks, heads = triton.cdiv(call.seqlen_q, config.block_m), call.heads_q
     else:
         blocks, heads = triton.cdiv(call.seqlen_k, config.block_n), call.heads_kv
-    launch = prepare(kernel, (blocks, heads, call.batch), config, given | {"descriptors": descriptors})
+    launch = prepare(kernel, (blocks, heads, call.batch), config, given | flags)
     if not descriptors:
         return launch, {}
     block_d = padded_block_d(call.head_dim)
-    return launch, {layout[0]: describe(layout, config.box_rows[layout[0]], block_d) for layout in loaded}
+    return launch, {layout[0]: describe(layout, rows[layout[0]], block_d) for layout in loaded}
