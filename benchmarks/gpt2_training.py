@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import config as compiler_config
 
 from fa2verify.benchmarks.gpt2 import SIZES, Gpt2
 from fa2verify.benchmarks.gpt2_attention import CHOICES
@@ -129,6 +130,8 @@ def losses(setting: Setting, attention: str, batch: int, twin: int | None = None
 def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: str, deadline: float) -> Training:
     """Train and time. Running out of memory or failing is the outcome. Raises ContextLost.
 
+    What "compiled" runs is compiled here, however often the same model was before.
+
     deadline  of time.monotonic(): no step begins after it
     """
     blank = Training(
@@ -151,7 +154,10 @@ def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     try:
-        return _timed(blank, setting, deadline)
+        # To AOTAutograd's cache all backends of scaled_dot_product_attention are one, and a training would run another
+        # attention's code: docs/findings/sdpa-backend-from-the-compile-cache.md.
+        with compiler_config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
+            return _timed(blank, setting, deadline)
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
         failure = failure_of(error, setting.device)
         return replace(blank, outcome=failure.outcome, message=failure.message)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
 from fa2verify.benchmarks import gpt2_process, gpt2_training
-from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Block, Gpt2
+from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
 from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
 from fa2verify.benchmarks.gpt2_process import Order, follow, trained
 from fa2verify.benchmarks.gpt2_training import (
@@ -38,6 +40,10 @@ from fa2verify.reports.benchmark_record import LossAgreement, Training
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=4, dtype="bfloat16", device=CPU)
 FOREVER = math.inf
+# What torch says of its own doing: dynamo looks at every tensor's gradient, and is told to keep nothing.
+COMPILED = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore:dynamo_pgo force disabled:UserWarning"
+)
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor]) -> None:
@@ -155,7 +161,39 @@ def test_a_training_is_recorded() -> None:
     assert record.tokens_per_second == pytest.approx(2 * 16 * 2 / sum(record.step_ms[-2:]) * 1e3)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
+class Bare(nn.Module):
+    """In place of GPT-2, only operators that Inductor calls: what it writes itself takes long to compile."""
+
+    def __init__(self, size: Size, context: int, attend: Attend) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(1, context, 1, 32, dtype=torch.bfloat16))
+        self.register_buffer("ones", torch.ones(context * 32, 1, dtype=torch.bfloat16))
+        self.attend = attend
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        out = self.attend(self.rows, self.rows, self.rows)
+        return (out.reshape(1, -1) @ self.ones).view(())
+
+
+@COMPILED
+def test_a_training_runs_no_other_attentions_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two that differ only in the backend of one operator; the caches hold the first one's code by then."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(gpt2_training, "Gpt2", Bare)
+    monkeypatch.setitem(
+        CHOICES, "flash", Choice(CHOICES["torch-math"].make, lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION))
+    )
+
+    def runs_flash(attention: str) -> bool:
+        with torch.profiler.profile(acc_events=True) as profile:
+            record = train(TINY, attention, "compiled", 2, "given", FOREVER)
+        assert (record.outcome, record.graphs) == ("measured", 1), record.message
+        return any("scaled_dot_product_flash" in event.key for event in profile.key_averages())
+
+    assert [runs_flash(attention) for attention in ("flash", "torch-math")] == [True, False]
+
+
+@COMPILED
 def test_graphs_and_their_breaks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """By dynamo alone: Inductor takes ten seconds to load."""
     compile_whole = torch.compile

@@ -7,6 +7,7 @@ nobody has looked, a failure is news. docs/findings has a page each, with what t
 import math
 from dataclasses import replace
 
+from fa2verify.kernels.peers.sdpa import asks_is_causal
 from fa2verify.kernels.problem import Dense, Problem, Varlen
 from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
 
@@ -19,6 +20,14 @@ _OF_ONE_SIGN = ("shifted_mean", "opposed")
 _SPLIT_BELOW = 0.8 * 2 * 132
 # Rows of a block in create_block_mask, unless it is asked for another number.
 _MASK_BLOCK = 128
+# The log-sum-exp below which exp(-lse), times as large a gradient as there is, may pass the dtype's largest number:
+# minus the logarithm of that, 11.1 and 88.7, less 4 and 6 for the gradient.
+_LOW = {"float16": -7.0, "bfloat16": -82.0}
+# Standard deviation of a score in scale * sqrt(head_dim). Other families have 1 or less, or high scores; that of real
+# values is what covers every row that overflowed in 12,000 draws.
+_SPREAD = {"large": 25, "huge_logit": 8, "outliers": 2, "activations": 4, "small": 0.01}
+# The mean score of opposed values in scale * head_dim: minus the square of 2.8.
+_OPPOSED = -7.8
 
 
 def window_past_every_key(problem: Problem) -> bool:
@@ -115,6 +124,20 @@ def decoding_tile_beyond_mask_block(problem: Problem) -> bool:
     return masked and decoding and queries * group > _MASK_BLOCK
 
 
+def low_rows_and_half_a_tile_of_keys(problem: Problem) -> bool:
+    """Backward, keys that end in the middle of a tile of 128, and scores of which a whole row may be low.
+
+    The keys past the end score 0, and weigh exp(-lse). is_causal hides them as it hides every later key; with more
+    queries than keys it would not, which nobody has tried. lse itself is not a matter of fields: scores are taken to
+    reach five standard deviations below their mean.
+    """
+    if problem.is_varlen or not problem.backward or problem.seqlens_k[0] % 128 != 64 or asks_is_causal(problem):
+        return False
+    scale = problem.head_dim**-0.5 if problem.scale is None else problem.scale
+    mean = _OPPOSED * scale * problem.head_dim if problem.values == "opposed" else 0.0
+    return mean - 5 * _SPREAD.get(problem.values, 1) * scale * math.sqrt(problem.head_dim) < _LOW[problem.dtype]
+
+
 _WINDOW = KnownFailure(
     name="window-past-every-key",
     says="A window whose right side reaches past every key hides keys, or shows hidden ones, where a sequence has more "
@@ -198,6 +221,26 @@ LEDGER = Ledger(
                 heads_q=64,
                 head_dim=16,
                 causal="bottom_right",
+            ),
+        ),
+        KnownFailure(
+            name="cudnn-keys-past-the-end",
+            says="Where keys end in the middle of a tile of 128, dQ is NaN for rows of low log-sum-exp.",
+            link="docs/findings/cudnn-backward-nan-past-the-last-key.md",
+            kernels=("torch-cudnn",),
+            covers=low_rows_and_half_a_tile_of_keys,
+            verdict="failed",
+            rules=("R0 dq finite",),
+            packages={"torch": "==2.11.*"},
+            device="cuda",
+            capabilities=((9, 0),),
+            # One key for the last query, whose score is below -11. Any other kernel of cuDNN's may be right.
+            smallest=Problem(
+                lengths=Dense(seqlen_q=63, seqlen_k=64),
+                head_dim=96,
+                window=(0, -1),
+                scale=1.0,
+                direction="forward_backward",
             ),
         ),
         KnownFailure(

@@ -12,7 +12,10 @@ GAPS = {
 }
 
 UNCOVERED = {
-    "FA 1500, 2260, 2611, offsets past 2^31": "it takes 2^31 elements, more than a problem has.",
+    "FA 1500, 2260, 2611, offsets past 2^31": (
+        "it takes more than 2^31 elements, which no drawn problem has. On a GPU verify/test_sizes.py tries some that "
+        "do; an index that wraps is planted in small: tests/verify/judgement/test_sampled.py."
+    ),
     "FA 359, 2481 as races": (
         "a race needs threads that run at once; the mutants here plant what it leaves. The missing barrier itself is "
         "planted in the CUDA source and found by the emulator: tests/kernels/test_cuda_barriers.py."

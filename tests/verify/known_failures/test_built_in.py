@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from fa2verify.kernels.mask import visible
 from fa2verify.kernels.problem import Dense, Problem, Varlen
+from fa2verify.kernels.reference import reference
 from fa2verify.kernels.registry import builtin
+from fa2verify.kernels.tensors import make_tensors
 from fa2verify.verify.known_failures.built_in import (
     LEDGER,
     decoding_tile_beyond_mask_block,
     few_keys,
+    low_rows_and_half_a_tile_of_keys,
     many_gradient_sums,
     partial_tile_of_lse,
     window_past_every_key,
@@ -190,6 +193,50 @@ def test_where_flex_decoding_has_no_configuration() -> None:
     assert not covered(128, 8)
     assert not covered(127, 1)
     assert not covered(63, 15, heads_kv=5), "a group of three"
+
+
+# Problems of which an H200 with torch 2.11 and cuDNN 9.19 gave so many elements of dq as NaN.
+NAN_IN_DQ = {
+    '{"lengths":{"seqlen_q":63,"seqlen_k":64},"head_dim":96,"window":[0,-1],"scale":1.0,'
+    '"direction":"forward_backward"}': 96,
+    '{"lengths":{"batch":2,"seqlen_q":64,"seqlen_k":64},"heads_q":14,"heads_kv":14,"head_dim":128,'
+    '"causal":"bottom_right","window":[640,-1],"scale":0.5,"seed":65535,"direction":"forward_backward"}': 896,
+}
+
+
+@pytest.mark.parametrize("text", NAN_IN_DQ)
+def test_cudnn_s_dq_is_nan_where_a_key_past_the_end_overflows(text: str) -> None:
+    """The page's rule gives exactly the rows that were seen: exp(-lse) |delta|, of a key that scores 0, is infinite."""
+    problem = Problem.from_json(text)
+    assert low_rows_and_half_a_tile_of_keys(problem)
+    tensors = make_tensors(problem)
+    right = reference(problem, tensors)
+    assert right.lse is not None
+    delta = (right.out * tensors.dout.double()).sum(-1).transpose(1, 2)
+    rows = (-right.lse).exp() * delta.abs() > torch.finfo(torch.float16).max
+    assert int(rows.sum()) * problem.head_dim == NAN_IN_DQ[text]
+
+
+def test_where_cudnn_s_keys_end_in_a_tile_and_scores_may_be_low() -> None:
+    """As on an H200: no causal problem, no other number of keys, bfloat16 only far below what float16 takes."""
+
+    def covered(seqlen_k: int = 64, **changes: Any) -> bool:
+        plain = {"lengths": Dense(seqlen_q=64, seqlen_k=seqlen_k), "scale": 1.0, "direction": "forward_backward"}
+        return low_rows_and_half_a_tile_of_keys(Problem(**{**plain, **changes}))
+
+    assert all(covered(length) for length in (64, 192, 320, 448, 576, 1088))
+    assert not any(covered(length) for length in (16, 32, 63, 65, 96, 127, 128, 160, 256, 384))
+    assert covered(192, causal="bottom_right")
+    assert not covered(causal="bottom_right")
+    assert not covered(192, causal="top_left")
+    assert not covered(direction="forward")
+    assert not covered(lengths=Varlen(seqlens_q=(64,), seqlens_k=(64,)))
+    assert not covered(scale=None), "scores of a standard deviation of 1"
+    assert not covered(values="small")
+    assert covered(scale=None, values="opposed")
+    assert not covered(dtype="bfloat16")
+    assert not covered(dtype="bfloat16", scale=None, values="opposed", head_dim=32)
+    assert covered(dtype="bfloat16", scale=None, values="opposed", head_dim=128)
 
 
 @pytest.mark.parametrize(("seqlens_k", "few"), [((15,), True), ((16,), False), ((0, 16), False), ((64, 1), True)])
