@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-if "triton" not in sys.modules and not torch.cuda.is_available():
+# torch.cuda.is_available() would start CUDA, after which no process that is forked from this one could use a GPU.
+if "triton" not in sys.modules and not torch.cuda.device_count():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 __all__ = [

@@ -1,5 +1,7 @@
 """A kernel that takes its process down has a verdict, and this process goes on."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +155,17 @@ def test_quarantine_is_known_to_every_process_and_kernel_names_may_be_anything(t
     other.clear()
     assert name not in one
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_children_are_forked_from_has_not_asked_for_cuda() -> None:
+    """torch.cuda.is_available() starts CUDA, and no process that is forked later can: every child would die."""
+    program = """
+import torch
+def started(*_):
+    raise AssertionError("CUDA is started")
+torch.cuda.is_available = torch.cuda.init = started
+import fa2verify.verify.trial.isolation, sys
+assert "fa2verify.kernels.registry" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
