@@ -201,7 +201,11 @@ class Problem:
 
     def diagonal(self, sequence: int) -> int:
         """Query index plus this is the key on its diagonal: 0 under top-left alignment, else seqlen_k - seqlen_q."""
-        return 0 if self.causal == "top_left" else self.seqlens_k[sequence] - self.seqlens_q[sequence]
+        if self.causal == "top_left":
+            return 0
+        if isinstance(self.lengths, Dense):  # which may have 70,000 sequences, and is asked for each
+            return self.lengths.seqlen_k - self.lengths.seqlen_q
+        return self.lengths.seqlens_k[sequence] - self.lengths.seqlens_q[sequence]
 
     def to_json(self) -> str:
         """One line of JSON; fields at their defaults are left out."""

@@ -32,6 +32,8 @@ class KnownTally:
     @property
     def sentence(self) -> str:
         """What became of the problems that the entry covers."""
+        if not (self.failed or self.passed or self.other):
+            return "no problem of it was tried"
         told = [f"{plural(self.failed, 'problem')} failed as known"]
         if self.passed:
             told.append(f"it is wider than the fault: {self.passed:,} of {self.failed + self.passed:,} passed")

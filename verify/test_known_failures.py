@@ -1,4 +1,7 @@
-"""The smallest problem of each known failure: it must still fail, and as the ledger says."""
+"""The smallest problem of each known failure: it must still fail, and as the ledger says.
+
+Those that are large problems are tried by test_sizes.py.
+"""
 
 from collections.abc import Callable
 

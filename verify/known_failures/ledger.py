@@ -4,7 +4,8 @@ A fault of somebody else's kernel that this suite has found, and that is not men
 hide behind a sentence of `unsupported` that nobody revisits. So its problems are drawn and tried like any other, and a
 failure that is as the entry says is recorded as known; one that is otherwise is a failure. Each entry also carries the
 smallest problem that shows it, which every run tries: when that passes, the fault is mended, and the run fails until
-the entry goes.
+the entry goes. One that takes tens of GB is tried among the large problems, where only one is on a GPU at a time, and
+not a second time by itself.
 
 The entries themselves are in `fa2verify.verify.known_failures.built_in`.
 """
@@ -69,7 +70,8 @@ class KnownFailure:
     packages      distribution to the versions that have the fault, for example {"torch": "==2.13.*"} (PEP 440)
     device        where it was seen; None: wherever the kernel runs
     capabilities  compute capabilities of the GPUs where it was seen; empty: any
-    smallest      the smallest problem that shows it; covered, and tried in every run
+    smallest      the smallest problem that shows it; covered, and tried in every run, or if it is a large one (values
+                  "sampled") in every run that tries large problems
 
     Construction raises LedgerError for an entry that could never apply, or whose smallest problem it does not cover.
     """
@@ -124,6 +126,11 @@ class KnownFailure:
         """Whether the fault may end the process, so that its problems must be tried in another."""
         raises = all(rule.split()[0] == "raised" for rule in self.rules)
         return self.verdict == "timed_out" or (self.verdict == "crashed" and not raises)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its smallest problem is too large to be judged whole, and belongs with the others that are."""
+        return self.smallest.values == "sampled"
 
     @property
     def where(self) -> str:

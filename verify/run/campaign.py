@@ -156,7 +156,10 @@ class Campaign:
         return record if record.verdict in BAD else None
 
     def verify_large(self, kernel: Kernel, problems: Sequence[Problem], test: str) -> list[Record]:
-        """Judge `kernel` on each of `problems`, one after the other where workers share a GPU. Gives what failed."""
+        """Judge `kernel` on each of `problems`, one after the other where workers share a GPU. Gives what failed.
+
+        The smallest problem of a known failure must fail as its entry says, unless there was no room to try it.
+        """
         entries = self.ledger.of(kernel.name)
         earlier = {json.dumps(record.problem): record for record in self._earlier(kernel, test)}
         found = []
@@ -165,14 +168,22 @@ class Campaign:
             if record is None:
                 with room(self.findings.directory, torch.device(self.device), bytes_needed(problem)) as wanting:
                     record = (
-                        without_room(kernel, problem, wanting, self.precision, test)
+                        in_light_of(entries, problem, without_room(kernel, problem, wanting, self.precision, test))
                         if wanting
-                        else self._try(kernel, problem, test, self.timeout, related=False)
+                        else self._large(kernel, problem, entries, test)
                     )
-                record = in_light_of(entries, problem, record)
                 self._write_once(record)
             found.append(record)
         return [record for record in found if record.verdict in BAD]
+
+    def _large(self, kernel: Kernel, problem: Problem, entries: Sequence[KnownFailure], test: str) -> Record:
+        record = self._try(kernel, problem, test, self.timeout, related=False)
+        own = next((entry for entry in entries if entry.smallest == problem), None)
+        # Reasons that are not the kernel's: the call ran out of memory, which says nothing of the entry.
+        without_answer = record.verdict == "unsupported" and record.reasons != kernel.unsupported(problem)
+        if own is None or without_answer:
+            return in_light_of(entries, problem, record)
+        return confirmed(own, record)
 
     def _run(self, judge_one: Callable[[], None], found: list[Record]) -> Record | None:
         try:

@@ -74,7 +74,7 @@ class KnownCase:
 
 @dataclass(frozen=True, slots=True)
 class LargeCase:
-    """One test: the problems past the limits of an index, for one kernel."""
+    """One test: the problems past the limits of an index, for one kernel; those of its known failures among them."""
 
     registered: Registered
     problems: tuple[Problem, ...]
@@ -85,15 +85,17 @@ class LargeCase:
         return self.registered.kernel.name
 
 
-def large_case(registered: Registered) -> LargeCase:
-    """The test of one kernel's large problems."""
+def large_case(registered: Registered, ledger: Ledger) -> LargeCase:
+    """The test of one kernel's large problems, and of its known failures that take one to show."""
     kernel = registered.kernel
-    return LargeCase(registered, large_problems(kernel, partial(_refused, kernel)))
+    shown = (entry.smallest for entry in ledger.of(kernel.name) if entry.is_large)
+    problems = dict.fromkeys((*large_problems(kernel, partial(_refused, kernel)), *shown))
+    return LargeCase(registered, tuple(problems))
 
 
 def known_cases(registered: Registered, ledger: Ledger) -> list[KnownCase]:
-    """The tests of one kernel's known failures; `ledger` holds those to be expected where it runs."""
-    return [KnownCase(registered, entry) for entry in ledger.of(registered.kernel.name)]
+    """The tests of one kernel's other known failures; `ledger` holds those to be expected where it runs."""
+    return [KnownCase(registered, entry) for entry in ledger.of(registered.kernel.name) if not entry.is_large]
 
 
 def left_out(registered: Registered, device: torch.device, *, named: bool) -> tuple[str, ...]:

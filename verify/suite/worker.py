@@ -62,7 +62,7 @@ class Worker:
         if "large" in metafunc.fixturenames:
             sanitized = bool(self._config.getoption("--sanitizer"))
             left_out = not_tried(self._run.device, self._run.profile, sanitized=sanitized)
-            large = [] if left_out else [plan.large_case(registered) for registered in taking_part]
+            large = [] if left_out else [plan.large_case(registered, self._ledger) for registered in taking_part]
             metafunc.parametrize("large", large, ids=[case.label for case in large])
         if "known" in metafunc.fixturenames:
             known = [case for registered in taking_part for case in plan.known_cases(registered, self._ledger)]

@@ -12,7 +12,7 @@ from fa2verify.verify.judgement.sampled import judge_sample_decoys, judge_sample
 from fa2verify.verify.judgement.truth import Truth
 from fa2verify.verify.known_failures.ledger import BESIDES
 from fa2verify.verify.relations.relation import Call
-from fa2verify.verify.trial.call import Bench, ContextLost, Fault, call, guarded
+from fa2verify.verify.trial.call import OUT_OF_MEMORY, Bench, ContextLost, Fault, call, guarded
 from fa2verify.verify.trial.crash import crash
 from fa2verify.verify.trial.further_calls import Bits, Repeat, repeats
 
@@ -22,8 +22,9 @@ __all__ = ["Bench", "ContextLost", "attempt"]
 def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> Record:
     """Run `kernel` on `problem` and judge it; call it again where that can tell more.
 
-    Whatever the kernel does short of taking its process down becomes the record's verdict. Raises ContextLost when the
-    CUDA context is gone.
+    Whatever the kernel does short of taking its process down becomes the record's verdict. Running out of memory is a
+    failure, except on a large problem (values "sampled"): that is `unsupported`, with what the allocator said. Raises
+    ContextLost when the CUDA context is gone.
     """
     died = "the process died during the call"
     blank = crash(kernel.name, problem, "process died", died, precision=bench.precision, test=test)
@@ -33,6 +34,8 @@ def attempt(kernel: Kernel, problem: Problem, bench: Bench, test: str = "") -> R
     first = call(kernel, problem, bench, blank)
     blank = replace(blank, seconds=first.seconds)
     if first.fault and not first.fault.beside:
+        if problem.values == "sampled" and first.fault.rule == OUT_OF_MEMORY:
+            return _without_memory(blank, first.fault)
         return _with(blank, first.fault)
     if problem.values == "sampled":
         judgement, truth = judge_sampled(problem, kernel, first.tensors, first.outputs, bench.precision)
@@ -80,6 +83,15 @@ def _both(fault: Fault, judgement: Judgement) -> Fault:
 
 def _with(record: Record, fault: Fault) -> Record:
     return replace(record, verdict=fault.verdict, rule=fault.rule, message=fault.message)
+
+
+def _without_memory(record: Record, fault: Fault) -> Record:
+    """No answer is no wrong one: a large problem may take more than any device has, as an explicit mask of its scores.
+
+    A drawn problem is small wherever it is tried, and a kernel that has no room for it is broken.
+    """
+    reason = f"The call ran out of memory on this large problem: {fault.message}"
+    return replace(record, verdict="unsupported", rule=None, message="", reasons=(reason,))
 
 
 def _call_again(kernel: Kernel, repeat: Repeat, bench: Bench, blank: Record, bits: Bits, truth: Truth) -> Fault | None:

@@ -22,6 +22,8 @@ from fa2verify.reports.record import Record, VerdictName
 from fa2verify.verify.relations.relation import Relation
 from fa2verify.verify.trial.redzone import RedZones
 
+# The rule of a call that asked for more memory than there is.
+OUT_OF_MEMORY = "out of memory"
 # Bytes that are compared at a time.
 _COMPARED = 2**28
 
@@ -115,7 +117,7 @@ def guarded(run: Callable[[], T], bench: Bench, note: Record) -> T | Fault:
                 _synchronize(bench.device)
                 return found
         except torch.OutOfMemoryError as error:
-            return Fault("failed", "out of memory", _first_line(error))
+            return Fault("failed", OUT_OF_MEMORY, _first_line(error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code: also what would leave or skip is its verdict

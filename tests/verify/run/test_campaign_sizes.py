@@ -1,7 +1,10 @@
-"""Large problems in a run: each is tried once, whatever became of the others, and every verdict is written."""
+"""Large problems in a run: each is tried once, whatever became of the others, and every verdict is written.
+
+A known failure that only one of them shows is confirmed by it.
+"""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +14,11 @@ import torch
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Dense, Problem
 from fa2verify.kernels.tensors import Tensors
+from fa2verify.reports.record import Record
 from fa2verify.reports.store import load
+from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
 from fa2verify.verify.run.campaign import Campaign
+from fa2verify.verify.trial.crash import crash
 
 SMALL = Problem(values="sampled", lengths=Dense(seqlen_q=40, seqlen_k=5), head_dim=8)
 PROBLEMS = (SMALL, replace(SMALL, seed=1), replace(SMALL, seed=2))
@@ -69,3 +75,88 @@ def test_no_room_is_said_and_nothing_is_called(
     assert campaign.verify_large(kernel, PROBLEMS[:1], "t") == []
     (record,) = load([tmp_path]).records
     assert (record.verdict, record.reasons) == ("unsupported", ("It takes more than there is.",))
+
+
+def expecting(campaign: Campaign, smallest: Problem) -> Campaign:
+    """The campaign, with an entry that says that out is off on every large problem, shown by `smallest`."""
+    entry = KnownFailure(
+        name="off",
+        says="Out is off.",
+        link="https://example.org/issues/1",
+        kernels=("made",),
+        covers=lambda problem: problem.values == "sampled",
+        verdict="failed",
+        rules=("R1 out",),
+        smallest=smallest,
+    )
+    return replace(campaign, ledger=Ledger((entry,)))
+
+
+def test_a_known_failure_is_confirmed(campaign: Campaign, tmp_path: Path, second_fails: Kernel) -> None:
+    assert expecting(campaign, PROBLEMS[1]).verify_large(second_fails, PROBLEMS, "t") == []
+    records = load([tmp_path]).records
+    assert [(record.verdict, record.known) for record in records] == [
+        ("passed", "off"),
+        ("known", "off"),
+        ("passed", "off"),
+    ]
+
+
+def test_a_known_failure_that_passes_fails_the_run(campaign: Campaign, second_fails: Kernel) -> None:
+    (failing,) = expecting(campaign, PROBLEMS[2]).verify_large(second_fails, PROBLEMS, "t")
+    assert (failing.verdict, failing.rule, failing.problem) == ("failed", "stale entry", PROBLEMS[2].to_dict())
+    assert "it passes. Remove the entry" in failing.message
+
+
+def test_a_known_failure_that_the_kernel_no_longer_takes_fails_the_run(campaign: Campaign, made: Make) -> None:
+    kernel = made(lambda problem, tensors: pytest.fail("called"))
+    kernel.unsupported = lambda problem: ("Not so many.",)  # type: ignore[method-assign]
+    (failing,) = expecting(campaign, SMALL).verify_large(kernel, PROBLEMS[:1], "t")
+    assert "the kernel does not take it: Not so many." in failing.message
+
+
+def test_running_out_of_memory_says_nothing_of_an_entry(campaign: Campaign, tmp_path: Path, made: Make) -> None:
+    def call(problem: Problem, tensors: Tensors) -> Outputs:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert expecting(campaign, SMALL).verify_large(made(call), PROBLEMS[:1], "t") == []
+    (record,) = load([tmp_path]).records
+    assert (record.verdict, record.known) == ("unsupported", "off")
+    assert "CUDA out of memory." in record.reasons[0]
+
+
+def test_no_room_says_nothing_of_an_entry(
+    campaign: Campaign, tmp_path: Path, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fa2verify.verify.run.campaign.room", lambda *_: nullcontext(("It takes too much.",)))
+    kernel = made(lambda problem, tensors: pytest.fail("called"))
+    assert expecting(campaign, SMALL).verify_large(kernel, PROBLEMS[:1], "t") == []
+    (record,) = load([tmp_path]).records
+    assert (record.verdict, record.reasons, record.known) == ("unsupported", ("It takes too much.",), "off")
+
+
+def test_a_large_problem_that_is_known_to_lose_the_context_is_tried_in_a_child_that_holds_the_room(
+    campaign: Campaign, second_fails: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    tried: list[Problem] = []
+
+    @contextmanager
+    def one(directory: Path, device: torch.device, needed: int) -> Iterator[tuple[str, ...]]:
+        held.append(True)
+        yield ()
+        held.pop()
+
+    def isolated(asked: object, kernel: Kernel, problem: Problem, test: str) -> Record:
+        assert held
+        tried.append(problem)
+        return crash(kernel.name, problem, "CUDA context lost", test=test)
+
+    monkeypatch.setattr("fa2verify.verify.run.campaign.room", one)
+    monkeypatch.setattr("fa2verify.verify.trial.isolation.Isolation.attempt", isolated)
+    deadly = expecting(campaign, SMALL)
+    (entry,) = deadly.ledger.entries
+    deadly = replace(deadly, ledger=Ledger((replace(entry, verdict="crashed", rules=("CUDA context lost",)),)))
+    assert deadly.verify_large(second_fails, PROBLEMS[:1], "t") == []
+    assert tried == [SMALL]
+    assert second_fails.name not in deadly.quarantine, "its other problems are tried here"

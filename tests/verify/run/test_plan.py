@@ -1,7 +1,9 @@
 """What a run consists of: every kernel its share, in parts that workers can divide among them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from fa2verify.kernels.kernel import Kernel
 from fa2verify.kernels.problem import Direction, Problem
 from fa2verify.kernels.registry import Registered
 from fa2verify.strategies.size import Size
-from fa2verify.verify.run.plan import Part, left_out, parts, related_parts
+from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
+from fa2verify.verify.run.large_problems import LARGE_PROBLEMS
+from fa2verify.verify.run.plan import Part, known_cases, large_case, left_out, parts, related_parts
 
 SIZE = Size(max_seqlen=32, max_scores=1000, max_batch=2, max_heads=2, max_head_dim=32)
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward_backward")
@@ -156,3 +160,22 @@ def test_a_kernel_that_cannot_say_what_it_takes_is_drawn_for(made: Make) -> None
     kernel.unavailable = lambda device: None  # type: ignore[method-assign,return-value,assignment]
     (reason,) = left_out(Registered(kernel, "built in"), CPU, named=False)
     assert reason.startswith("Its unavailable() gave None; ")
+
+
+def test_a_known_failure_of_a_large_problem_is_tried_among_those_and_once(made: Make) -> None:
+    registered = Registered(kernel_taking(made, lambda _: True), "built in")
+    listed = LARGE_PROBLEMS["keys"]
+    own = replace(listed, seed=1)
+    of_all: dict[str, Any] = {
+        "says": "It fails.",
+        "link": "https://example.org/issues/1",
+        "kernels": ("made",),
+        "covers": lambda problem: True,
+        "verdict": "failed",
+        "rules": ("R1",),
+    }
+    smallest = {"small": Problem(), "listed": listed, "own": own}
+    ledger = Ledger(tuple(KnownFailure(name=name, smallest=problem, **of_all) for name, problem in smallest.items()))
+    assert [case.entry.name for case in known_cases(registered, ledger)] == ["small"]
+    assert large_case(registered, ledger).problems == (*LARGE_PROBLEMS.values(), own)
+    assert large_case(registered, Ledger()).problems == tuple(LARGE_PROBLEMS.values())

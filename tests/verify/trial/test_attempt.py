@@ -108,6 +108,25 @@ def test_out_of_memory_is_a_verdict_and_no_skip(verdict: Verdict) -> None:
     assert record.message == "CUDA out of memory. Tried to allocate 80 GiB."
 
 
+def test_out_of_memory_on_a_large_problem_is_no_failure_and_no_silence(made: Make) -> None:
+    def call(problem: Problem, tensors: Tensors) -> Outputs:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 233024.78 GiB.\nmore")
+
+    record = attempt(made(call), replace(CALL, values="sampled"), BENCH)
+    assert (record.verdict, record.rule, record.message) == ("unsupported", None, "")
+    assert record.reasons == (
+        "The call ran out of memory on this large problem: CUDA out of memory. Tried to allocate 233024.78 GiB.",
+    )
+
+
+def test_any_other_fault_on_a_large_problem_is_what_it_was(made: Make) -> None:
+    def call(problem: Problem, tensors: Tensors) -> Outputs:
+        raise RuntimeError("CUDA out of memory")
+
+    record = attempt(made(call), replace(CALL, values="sampled"), BENCH)
+    assert (record.verdict, record.rule) == ("crashed", "raised RuntimeError")
+
+
 def test_a_real_allocation_that_is_too_large(verdict: Verdict) -> None:
     record = verdict(lambda p, t: torch.empty(2**60, dtype=torch.uint8))
     assert (record.verdict, record.rule) == ("crashed", "raised RuntimeError")
