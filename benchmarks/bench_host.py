@@ -15,7 +15,7 @@ import pytest
 from fa2verify.benchmarks.first_call import first_calls
 from fa2verify.benchmarks.host_cost import host_costs, too_much
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
-from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, seconds_each, session_of
+from fa2verify.benchmarks.session import BenchmarkSession, Made, measured_or_skipped, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD
 from fa2verify.kernels.problem import Dense, Direction, Problem
 from fa2verify.reports.benchmark_record import FirstCall, HostCost
@@ -67,7 +67,7 @@ def test_first_call(kernel: str, direction: Direction, bench: BenchmarkSession) 
     problem = replace(_FIRST, direction=direction)
 
     def measure(deadline: float) -> Made:
-        return first_calls(kernel, problem, bench.device.type, seconds_each(deadline, 2, *_PROCESS_SECONDS))
+        return first_calls(kernel, problem, bench.device.type, bench.seconds_each(deadline, 2, *_PROCESS_SECONDS))
 
     made = measured_or_skipped(bench, ("first", kernel, direction), f"first call of {kernel}, {direction}", measure)
     failed = [line for line in made if isinstance(line, FirstCall) and line.outcome == "failed"]

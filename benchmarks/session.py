@@ -102,6 +102,18 @@ class BenchmarkSession:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def seconds_each(self, deadline: float, parts: int, least: float, most: float) -> float:
+        """Seconds that each of as many parts of a cell may take: up to the cell's deadline, but `least` to `most`.
+
+        They are a limit, which most parts stay far below: a cell's time that is too short for its parts is filled up
+        from what the cells to come have. Raises TimeIsUp if the whole run has not `least` left for each.
+        """
+        now = time.monotonic()
+        left = (self._end - now) / parts
+        if left < least:
+            raise TimeIsUp(f"--bench-seconds leaves {max(0.0, left):.0f} s for what may take {least:.0f}")
+        return min(most, max(least, (deadline - now) / parts))
+
     def write(self, *lines: Measurement) -> None:
         """Append records to the run's file, which begins with the run itself."""
         if self._writer is None:
@@ -157,14 +169,6 @@ SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
 def session_of(config: pytest.Config) -> BenchmarkSession:
     """The run's session."""
     return config.stash[SESSION]
-
-
-def seconds_each(deadline: float, parts: int, least: float, most: float) -> float:
-    """Seconds for each of as many parts of a cell, `most` of them. Raises TimeIsUp if `least` are not left."""
-    left = (deadline - time.monotonic()) / parts
-    if left < least:
-        raise TimeIsUp(f"--bench-seconds leaves {max(0.0, left):.0f} s for what takes at least {least:.0f}")
-    return min(most, left)
 
 
 def measured_or_skipped(session: BenchmarkSession, key: Hashable, name: str, measure: Measure) -> Made:

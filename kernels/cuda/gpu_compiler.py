@@ -47,10 +47,24 @@ def compile_verbose(variant: Variant, arch: str) -> tuple[Any, str]:
 
 
 def _program(variant: Variant, arch: str, *, verbose: bool) -> Any:
-    from cuda.core import Program, ProgramOptions
+    from cuda.core import Program
 
-    options = ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if verbose else None)
-    return Program(gpu_source(variant), "c++", options)
+    return Program(gpu_source(variant), "c++", _options(arch, verbose=verbose))
+
+
+def _options(arch: str, *, verbose: bool) -> Any:
+    from cuda.bindings import nvrtc
+    from cuda.core import ProgramOptions
+
+    # Since 12.9 NVRTC keeps binaries in the driver's cache too, where there is a driver: ptxas, which is not run for
+    # one that lies there, says nothing. Before 12.9 the option is unknown, and an error.
+    _, *version = nvrtc.nvrtcVersion()
+    return ProgramOptions(
+        arch=arch,
+        std="c++17",
+        ptxas_options=["-v"] if verbose else None,
+        no_cache=verbose and version >= [12, 9],
+    )
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fa2verify.benchmarks.session import BenchmarkSession, TimeIsUp, seconds_each
+from fa2verify.benchmarks.session import BenchmarkSession, TimeIsUp
 from fa2verify.reports.benchmark_record import HostCost, Measurement, read
 
 LINE = HostCost(subject="a", mode="eager", direction="forward", outcome="failed")
@@ -55,14 +55,16 @@ def test_cells_get_equal_parts_of_what_is_left(session: BenchmarkSession) -> Non
 
 
 def test_a_part_that_has_no_time_to_start_is_none(session: BenchmarkSession) -> None:
-    session.left = {"a", "b"}
-    with pytest.raises(TimeIsUp, match="leaves 0 s for what takes at least 20"):
-        session.once("a", "a", lambda deadline: seconds_each(time.monotonic() - 1, 2, 20.0, 300.0) and ())
+    session.left = {"a", "b", "c"}
+    with pytest.raises(TimeIsUp, match=r"leaves \d+ s for what may take 51"):
+        session.once("a", "a", lambda deadline: session.seconds_each(deadline, 2, 51.0, 300.0) and ())
     parts: list[float] = []
-    # Its time is another's.
-    session.once("b", "b", lambda deadline: parts.append(seconds_each(deadline, 2, 20.0, 300.0)) or ())
-    assert 45 < parts[0] <= 50
-    assert seconds_each(time.monotonic() + 1e6, 2, 20.0, 300.0) == 300.0
+    # Of 100 s the first has 50, too few for two parts of 30; the second has what is left, and that is its own.
+    session.once("b", "b", lambda deadline: parts.append(session.seconds_each(deadline, 2, 30.0, 300.0)) or ())
+    session.once("c", "c", lambda deadline: parts.append(session.seconds_each(deadline, 2, 30.0, 300.0)) or ())
+    assert parts[0] == 30
+    assert 45 < parts[1] <= 50
+    assert session.seconds_each(time.monotonic() + 1e6, 2, 20.0, 300.0) == 300.0
 
 
 def test_what_was_measured_before_a_failure_counts(session: BenchmarkSession, tmp_path: Path) -> None:

@@ -207,6 +207,11 @@ VALUES_RIGHT: dict[str, Change] = {
 }
 
 
+def _offsets_are_read(given: Arguments) -> bool:
+    """Whether the interface looks at the values of cu_seqlens: not on a GPU, where it would have to wait for them."""
+    return next(given[key] for key in given if key in TENSORS).device.type == "cpu"
+
+
 @st.composite
 def tensor_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
     """Something wrong with, or odd about, q, k, v or what packs them."""
@@ -221,23 +226,19 @@ def tensor_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
         *((how, change, both if how == "on another device" else (argument,), False)
           for how, change in ANY_TENSOR_WRONG.items()),
     ]  # fmt: skip
+    other = torch.bfloat16 if x.dtype == torch.float16 else torch.float16
     if argument == "qkv":
-        other = torch.bfloat16 if x.dtype == torch.float16 else torch.float16
         changes += [
             ("2 packed", lambda x: _resized(x, -3, 2), (argument,), False),
             ("the other dtype", lambda x: x.to(other), (argument,), True),
-            (
-                "no rows",
-                lambda x: x[:0],
-                ("max_seqlen", "cu_seqlens", "alibi_slopes"),
-                name in DENSE and getattr(given.get("alibi_slopes"), "ndim", 1) == 1,  # else they have rows
-            ),
         ]
+        if name in DENSE:
+            right = getattr(given.get("alibi_slopes"), "ndim", 1) == 1  # else they have rows
+            changes.append(("no rows", lambda x: x[:0], ("alibi_slopes",), right))
         if name in DENSE and given.get("alibi_slopes") is None:  # nothing to disagree with
             changes = [change for change in changes if change[0] != "on another device"]
             changes.append(("on meta", lambda x: x.to("meta"), (argument,), True))
     else:
-        other = torch.bfloat16 if x.dtype == torch.float16 else torch.float16
         changes += [
             ("the other dtype", lambda x: x.to(other), pair, False),
             ("another head_dim", lambda x: _resized(x, -1, 17), pair, False),
@@ -252,7 +253,7 @@ def tensor_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
             changes.append(("longer", lambda x: _resized(x, 0, x.shape[0] + 1), (*pair, "alibi_slopes"), False))
         if argument in ("k", "v"):
             changes.append(("more rows", lambda x: _resized(x, -3, x.shape[-3] + 2), pair, False))
-    if name in VARLEN and x.device.type == "cpu":
+    if name in VARLEN and _offsets_are_read(given):
         changes.append(("fewer rows than packed", lambda x: x[:-1], (*pair, "cu_seqlens", "max_seqlen"), False))
     how, change, named, right = draw(st.sampled_from(changes))
     return Fault(argument, how, change(x), named, right)
@@ -335,7 +336,6 @@ def alibi_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
 @st.composite
 def packing_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
     """cu_seqlens, max_seqlen or block_table that do not say where sequences lie."""
-    seeable = next(given[key] for key in given if key in TENSORS).device.type == "cpu"  # values, that is
     keys = [key for key in given if "seqlen" in key]
     argument = draw(st.sampled_from(keys if "q" not in given or "kv" in given else [*keys, "block_table"]))
     if argument == "block_table":
@@ -349,7 +349,7 @@ def packing_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
             st.sampled_from([None, 5.0, "5", True, torch.tensor(5), np.int64(5)]).map(lambda value: (value, False)),
             st.integers(longest, 2**30 - 1).map(lambda value: (value, True)),
         ]
-        if seeable:
+        if _offsets_are_read(given):
             wrong.append(st.integers(0, longest - 1).map(lambda value: (value, False)))
         value, right = draw(st.one_of(wrong))
         return Fault(argument, "odd" if right else "wrong", value, (argument,), right)
@@ -365,7 +365,7 @@ def packing_faults(draw: st.DrawFn, name: str, given: Arguments) -> Fault:
     if argument != "cu_seqlens":  # one batch alone has none to disagree with
         changes.append(("a sequence more", lambda x: torch.cat([x, x[-1:]])))
         named = (*named, "cu_seqlens_k")
-    if seeable:
+    if _offsets_are_read(given):
         changes += [
             ("from 1", lambda x: x + 1),
             ("from below 0", lambda x: x - 1),

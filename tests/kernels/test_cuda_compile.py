@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cuda.bindings import nvrtc
 
 from fa2verify.kernels.cuda import build_evidence, gpu_compiler
 from fa2verify.kernels.cuda.build_evidence import SHARED_MEMORY, Evidence, Spill, evidence, main, variants
@@ -67,6 +68,17 @@ def test_a_compiled_variant_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.
         assert compile_cached(other, "sm_80").code != b"what is on disk"
     finally:
         gpu_compiler._cache.cache_clear()
+
+
+def test_what_ptxas_says_is_said_of_every_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = variant("preprocess", "float16", 32, Feature(0))
+    first, second = (evidence(chosen, "sm_80") for _ in range(2))
+    assert first == second
+    # Without a driver NVRTC has no cache, and what is above cannot tell.
+    for version, fresh in (((12, 8), False), ((12, 9), True), ((13, 0), True)):
+        monkeypatch.setattr(nvrtc, "nvrtcVersion", lambda version=version: (nvrtc.nvrtcResult.NVRTC_SUCCESS, *version))
+        assert (b"--no-cache" in gpu_compiler._options("sm_80", verbose=True).as_bytes("nvrtc")) == fresh
+        assert b"--no-cache" not in gpu_compiler._options("sm_80", verbose=False).as_bytes("nvrtc")
 
 
 def test_a_gpu_source_has_no_emulator_and_no_headers() -> None:

@@ -32,32 +32,53 @@ class Arguments(ctypes.Structure):
 header = flattened(("machine.cuh",), leave_out="machine_gpu.cuh")
 entries = "".join(host_entry(f"run_{name}", f"fa2::{name}", "fa2::Arguments") for name in ("local_array", "shift"))
 built = library(f'{header}\\nnamespace fa2 {{\\n#line 1 "array.cu"{SOURCE}}}\\n{entries}')
-for _ in range(3):
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+for launch in range(int(sys.argv[3])):
+    if launch == 1:
+        before = resident()
     try:
         arguments = Arguments(int(sys.argv[2]))
         run(prepared(built, f"run_{sys.argv[1]}"), 2, 64, 64, ctypes.byref(arguments), (Range * 0)(), "k")
     except EmulatorError as error:
         print("reported" if "left the kernel" in str(error) else error)
+print(resident() - before)
 '''
 
 
-def run(kernel: str, last: int, sanitizer: str) -> subprocess.CompletedProcess[str]:
-    """Run a kernel three times in a process of its own, built with a sanitizer."""
+def run(
+    kernel: str, last: int, sanitizer: str, *, launches: int = 3, after_return: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Launch a kernel on 128 fibers, some times, in a process of its own, built with a sanitizer.
+
+    It prints a line a report of the emulator, then how many pages of memory came to stay after the first launch.
+    after_return  whether to look for uses of local variables after their function's return: compilers' defaults differ
+    """
     compiler = os.environ.get("CXX", "g++")
     found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     environment = os.environ | {
         "FA2VERIFY_EMULATOR_FLAGS": f"-g -fsanitize={sanitizer} -fno-sanitize-recover=undefined",
         "LD_PRELOAD": found.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0",
+        "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return={after_return:d}",
     }
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, kernel, str(last)], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [sys.executable, "-c", SCRIPT, kernel, str(last), str(launches)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_a_clean_kernel_and_one_that_is_abandoned_are_no_finding() -> None:
-    done = run("local_array", 3, "address,undefined")
-    assert (done.returncode, done.stdout) == (0, "reported\n" * 3), done.stderr
+@pytest.mark.parametrize("after_return", [False, True])
+def test_a_clean_kernel_and_one_that_is_abandoned_are_no_finding(after_return: bool) -> None:
+    done = run("local_array", 3, "address,undefined", after_return=after_return)
+    assert (done.returncode, done.stdout.splitlines()[:-1]) == (0, ["reported"] * 3), done.stderr
+
+
+def test_a_fiber_that_has_ended_keeps_no_memory() -> None:
+    launches = 31
+    done = run("shift", 0, "address,undefined", launches=launches, after_return=True)
+    assert done.returncode == 0, done.stderr
+    # What the sanitizer keeps of a fiber is a page at least.
+    assert int(done.stdout) < (launches - 1) * 128
 
 
 @pytest.mark.parametrize(

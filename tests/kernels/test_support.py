@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fa2verify.kernels.features import FEATURES, features
 from fa2verify.kernels.function import FunctionKernel
@@ -36,9 +37,14 @@ def test_a_probe_of_the_mask_tells_the_alignments_apart() -> None:
         assert any(q != k for q, k in zip(top_left.seqlens_q, top_left.seqlens_k, strict=True))
 
 
-def test_reasons_are_the_kernel_s_own_and_in_order() -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_reasons_are_the_kernel_s_own_and_in_order(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where torch sees a GPU, this kernel is deterministic only if cuBLAS is told.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     lacking = unsupported_features(SdpaMathKernel())
-    assert list(lacking) == ["varlen", "softcap", "ALiBi", "dropout", "rows past the last sequence"]
+    expected = ["varlen", "softcap", "ALiBi", "dropout", "rows past the last sequence"]
+    assert list(lacking) == expected + ["deterministic"] * gpu
     assert lacking["softcap"] == ("scaled_dot_product_attention has no softcap.",)
 
 

@@ -126,7 +126,8 @@ def test_runs_hold_what_is_visible_and_nothing_else(
             )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# A 1 would become a constant of the compiled kernel, and `kept` takes values.
+@triton.jit(do_not_specialize=["sequence", "head"])  # type: ignore[untyped-decorator]
 def _keep(found, dropout_seed, threshold, sequence, head, row, column, block_m: tl.constexpr, block_n: tl.constexpr):  # type: ignore[no-untyped-def]
     mask = kept(tl.load(dropout_seed), threshold, sequence, head, row, column, block_m, block_n)
     at = tl.arange(0, block_m)[:, None] * block_n + tl.arange(0, block_n)[None, :]
