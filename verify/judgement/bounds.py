@@ -8,7 +8,8 @@ Derivation and evidence are in docs/numerics.md; here are the formulas. Two kind
 
 The second kind is bounded twice: in the worst case (B: every rounding as bad as it can be) and in probability (T:
 independent roundings of zero mean add as the root of the sum of squares; Higham and Mary, SIAM J. Sci. Comput. 41(5),
-2019; LAMBDA standard deviations). F is the smaller of the two, or B alone where a value family ties roundings together.
+2019; LAMBDA standard deviations). F is the smaller of the two, or B alone where a value family, or a single key, ties
+roundings together.
 """
 
 import math
@@ -88,8 +89,11 @@ class Rounding:
 
     @cached_property
     def independent(self) -> bool:
-        """Whether the family's roundings are independent, so that T holds."""
-        return self.steps.problem.values not in DEPENDENT
+        """Whether roundings are independent, so that T holds: not in some families, nor where queries share one key.
+
+        O has one row then, or zeros by dropout. It is rounded alike for every query, and the errors of D add up in dK.
+        """
+        return self.steps.problem.values not in DEPENDENT and self.steps.k.shape[2] != 1
 
     # fp32 arithmetic
 

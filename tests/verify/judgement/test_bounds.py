@@ -115,6 +115,19 @@ def test_values_that_tie_roundings_together_get_the_worst_case() -> None:
         assert float(bound[name].median()) > 1.2 * float(free[name].median()), name
 
 
+def test_a_single_key_ties_roundings_together() -> None:
+    """Found by a campaign: every query has the same row of O, rounded alike, and D's errors add up in dK."""
+    problem = Problem(
+        lengths=Varlen(seqlens_q=(50,), seqlens_k=(1,)),
+        heads_q=8,
+        head_dim=8,
+        dropout=0.1,
+        values="shifted_mean",
+        direction="forward_backward",
+    )
+    drawn(Counter(), {}, problem)
+
+
 def test_nothing_to_be_off_by() -> None:
     """A row that sees no key is bounded by what is lost in storage alone, and lse by fp32's."""
     problem = Problem(
