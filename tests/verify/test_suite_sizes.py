@@ -3,6 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from hypothesis import strategies as st
+
+from fa2verify.kernels.registry import Registered
+from fa2verify.verify.run.plan import Part
 from fa2verify.verify.suite.worker import Worker
 
 
@@ -17,9 +22,41 @@ def test_a_wrapped_index_fails_the_run(suite: Any) -> None:
 
 def test_they_come_first() -> None:
     """Whoever comes to them late would wait for the others, at the end of a run, and be waited for."""
-    items: Any = [SimpleNamespace(name=name, fixturenames=[name]) for name in ("part", "known", "large", "part")]
+    items = [SimpleNamespace(name=name, fixturenames=[name]) for name in ("part", "known", "large", "part")]
+    assert ordered(items) == ["large", "part", "known", "part"]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "after"),
+    [
+        ((1.0, 1.0, 1.0, 0.2, 0.2), ["3", "0", "4", "1", "2"]),
+        ((0.2, 1.0, 0.2, 0.2), ["0", "1", "2", "3"]),
+        ((1.0, 1.0), ["0", "1"]),
+    ],
+)
+def test_what_compiles_often_begins_early_and_on_many_workers(budgets: tuple[float, ...], after: list[str]) -> None:
+    """xdist gives a worker two neighbours to begin with: a slow part and a quick one, while there are both."""
+    items = [
+        SimpleNamespace(
+            name=str(position),
+            fixturenames=["part"],
+            callspec=SimpleNamespace(params={"part": part_of(budget)}),
+        )
+        for position, budget in enumerate(budgets)
+    ]
+    assert ordered(items) == after
+
+
+def part_of(budget: float) -> Part:
+    kernel: Any = SimpleNamespace(name="made", budget=budget)
+    return Part(Registered(kernel, "here"), st.nothing(), 1, 0)
+
+
+def ordered(items: list[SimpleNamespace]) -> list[str]:
+    """Names in the order in which a worker tells xdist of them."""
     config: Any = SimpleNamespace(
         getoption=lambda name: None, hook=SimpleNamespace(pytest_deselected=lambda items: None)
     )
-    Worker.pytest_collection_modifyitems(SimpleNamespace(), config, items)  # type: ignore[arg-type]
-    assert [item.name for item in items] == ["large", "part", "known", "part"]
+    collected: Any = items
+    Worker.pytest_collection_modifyitems(SimpleNamespace(), config, collected)  # type: ignore[arg-type]
+    return [item.name for item in collected]

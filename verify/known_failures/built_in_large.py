@@ -6,6 +6,7 @@ smaller one was tried; which of its numbers matters is what docs/findings/offset
 """
 
 import math
+from collections.abc import Callable
 from itertools import accumulate
 
 from fa2verify.kernels.problem import Dense, Problem, Varlen
@@ -19,16 +20,16 @@ _GRID = 65_535
 # second.
 _WIDTH, _TILE = 32, 128
 
-_LINK = "docs/findings/offsets-past-2-31.md"
+
+def _problem(lengths: Dense | Varlen, heads: int) -> Problem:
+    return Problem(
+        values="sampled", lengths=lengths, heads_q=heads, heads_kv=heads, head_dim=128, direction="forward_backward"
+    )
+
+
 _LONG_QUERIES = (1, 3, *[131_080] * 8, 2, 1)
-_ROWS = Problem(
-    values="sampled",
-    lengths=Dense(seqlen_q=2**23 + 77, seqlen_k=40),
-    heads_q=2,
-    heads_kv=2,
-    head_dim=128,
-    direction="forward_backward",
-)
+_ROWS = _problem(Dense(seqlen_q=2**23 + 77, seqlen_k=40), 2)
+_MANY = _problem(Dense(batch=70_001, seqlen_q=2, seqlen_k=3), 1)
 
 
 def _accumulated(problem: Problem, rows: int) -> int:
@@ -66,93 +67,81 @@ def rows_past_2_31(problem: Problem) -> bool:
 
 
 def sequences_past_a_grid(problem: Problem) -> bool:
-    """Dense, backward, and more sequences than a dimension of a CUDA grid has blocks."""
-    return problem.backward and not problem.is_varlen and problem.batch > _GRID
+    """Dense, and more sequences than a dimension of a CUDA grid has blocks."""
+    return not problem.is_varlen and problem.batch > _GRID
+
+
+def gradients_of_sequences_past_a_grid(problem: Problem) -> bool:
+    """The same, backward."""
+    return problem.backward and sequences_past_a_grid(problem)
+
+
+def _seen(
+    name: str, says: str, kernel: str, covers: Callable[[Problem], bool], rule: str, smallest: Problem
+) -> KnownFailure:
+    """An entry of what was seen on an H200 with torch 2.11. A rule that names what was raised or lost is a crash."""
+    return KnownFailure(
+        name=name,
+        says=says,
+        link="docs/findings/offsets-past-2-31.md",
+        kernels=(kernel,),
+        covers=covers,
+        verdict="failed" if rule.startswith("R") else "crashed",
+        rules=(rule,),
+        packages={"torch": "==2.11.*"},
+        device="cuda",
+        capabilities=((9, 0),),
+        smallest=smallest,
+    )
 
 
 LARGE = (
-    KnownFailure(
-        name="flash-backward-past-2-31",
-        says="Where a sequence begins past 2^31 elements of the sum of dQ, the backward accesses memory illegally.",
-        link=_LINK,
-        kernels=("torch-flash",),
-        covers=sequence_past_the_sum_of_dq,
-        verdict="crashed",
-        rules=("CUDA context lost",),
-        packages={"torch": "==2.11.*"},
-        device="cuda",
-        capabilities=((9, 0),),
-        smallest=Problem(
-            values="sampled",
-            lengths=Dense(batch=1030, seqlen_q=1, seqlen_k=3),
-            heads_q=128,
-            heads_kv=128,
-            head_dim=128,
-            direction="forward_backward",
-        ),
+    _seen(
+        "flash-backward-past-2-31",
+        "Where a sequence begins past 2^31 elements of the sum of dQ, the backward accesses memory illegally.",
+        "torch-flash",
+        sequence_past_the_sum_of_dq,
+        "CUDA context lost",
+        _problem(Dense(batch=1030, seqlen_q=1, seqlen_k=3), 128),
     ),
-    KnownFailure(
-        name="varlen-backward-past-2-31",
-        says="Where a packed sequence begins past 2^31 elements, the backward accesses memory illegally.",
-        link=_LINK,
-        kernels=("torch-varlen",),
-        covers=packed_sequence_past_the_sum_of_dq,
-        verdict="crashed",
-        rules=("CUDA context lost",),
-        packages={"torch": "==2.11.*"},
-        device="cuda",
-        capabilities=((9, 0),),
-        smallest=Problem(
-            values="sampled",
-            lengths=Varlen(seqlens_q=_LONG_QUERIES, seqlens_k=(40,) * len(_LONG_QUERIES)),
-            heads_q=16,
-            heads_kv=16,
-            head_dim=128,
-            direction="forward_backward",
-        ),
+    _seen(
+        "varlen-backward-past-2-31",
+        "Where a packed sequence begins past 2^31 elements, the backward accesses memory illegally.",
+        "torch-varlen",
+        packed_sequence_past_the_sum_of_dq,
+        "CUDA context lost",
+        _problem(Varlen(seqlens_q=_LONG_QUERIES, seqlens_k=(40,) * len(_LONG_QUERIES)), 16),
     ),
-    KnownFailure(
-        name="flex-backward-past-2-31",
-        says="With more than 2^31 elements of queries in one sequence, dK and dV are wrong.",
-        link=_LINK,
-        kernels=("torch-flex",),
-        covers=rows_past_2_31,
-        verdict="failed",
-        rules=("R1 dk",),
-        packages={"torch": "==2.11.*"},
-        device="cuda",
-        capabilities=((9, 0),),
-        smallest=_ROWS,
+    _seen(
+        "flex-backward-past-2-31",
+        "With more than 2^31 elements of queries in one sequence, dK and dV are wrong.",
+        "torch-flex",
+        rows_past_2_31,
+        "R1 dk",
+        _ROWS,
     ),
-    KnownFailure(
-        name="cudnn-backward-past-2-31",
-        says="With more than 2^31 elements of queries in one sequence, dQ and dK are wrong.",
-        link=_LINK,
-        kernels=("torch-cudnn",),
-        covers=rows_past_2_31,
-        verdict="failed",
-        rules=("R1 dq",),
-        packages={"torch": "==2.11.*"},
-        device="cuda",
-        capabilities=((9, 0),),
-        smallest=_ROWS,
+    _seen(
+        "cudnn-backward-past-2-31",
+        "With more than 2^31 elements of queries in one sequence, dQ and dK are wrong.",
+        "torch-cudnn",
+        rows_past_2_31,
+        "R1 dq",
+        _ROWS,
     ),
-    KnownFailure(
-        name="cudnn-sequences-past-65535",
-        says="With more than 65,535 sequences the backward raises an internal error instead of refusing them.",
-        link=_LINK,
-        kernels=("torch-cudnn",),
-        covers=sequences_past_a_grid,
-        verdict="crashed",
-        rules=("raised RuntimeError",),
-        packages={"torch": "==2.11.*"},
-        device="cuda",
-        capabilities=((9, 0),),
-        smallest=Problem(
-            values="sampled",
-            lengths=Dense(batch=70_001, seqlen_q=2, seqlen_k=3),
-            head_dim=128,
-            direction="forward_backward",
-        ),
+    _seen(
+        "cudnn-sequences-past-65535",
+        "With more than 65,535 sequences the backward raises an internal error instead of refusing them.",
+        "torch-cudnn",
+        gradients_of_sequences_past_a_grid,
+        "raised RuntimeError",
+        _MANY,
+    ),
+    _seen(
+        "flash-sequences-past-65535",
+        "With more than 65,535 sequences the forward's launch is refused by CUDA: invalid argument.",
+        "torch-flash",
+        sequences_past_a_grid,
+        "raised AcceleratorError",
+        _MANY,
     ),
 )

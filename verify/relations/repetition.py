@@ -10,6 +10,7 @@ the emulator's is, or state that the kernel keeps: one more call, of those that 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -63,7 +64,7 @@ def busy(device: torch.device, turn: int) -> Iterator[None]:
     width, streams, times = _LOADS[turn % len(_LOADS)]
     matrix = torch.ones(width, width, dtype=torch.float16, device=device)
     torch.cuda.current_stream(device).synchronize()
-    others = [torch.cuda.Stream(device) for _ in range(streams)]  # type: ignore[no-untyped-call]
+    others = _other_streams(device)[:streams]
     for other in others:
         with torch.cuda.stream(other):
             for _ in range(times):
@@ -73,3 +74,10 @@ def busy(device: torch.device, turn: int) -> Iterator[None]:
     finally:
         for other in others:
             other.synchronize()
+
+
+@cache
+def _other_streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """As many as any load takes, always the same: cuBLAS keeps tens of MB for each stream that it was called on."""
+    most = max(streams for _, streams, _ in _LOADS)
+    return tuple(torch.cuda.Stream(device) for _ in range(most))  # type: ignore[no-untyped-call]

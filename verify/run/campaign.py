@@ -27,7 +27,7 @@ from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
 from fa2verify.verify.run.large_problems import bytes_needed
 from fa2verify.verify.run.quarantine import Quarantine, record_key
-from fa2verify.verify.run.room import room
+from fa2verify.verify.run.room import crowded, room
 from fa2verify.verify.trial.attempt import Bench, ContextLost, attempt
 from fa2verify.verify.trial.isolation import Isolation
 from fa2verify.verify.trial.no_answer import no_answer, without_room
@@ -151,7 +151,9 @@ class Campaign:
         if self.sanitizer is not None:
             return None  # what the entry tells of are outputs, and they are not judged
         self._earlier(kernel, test)
-        record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout, related=True))
+        record = self._try(kernel, entry.smallest, test, self.timeout, related=True)
+        if not _unanswered(record, kernel, entry.smallest):
+            record = confirmed(entry, record)
         self._write_once(record)
         return record if record.verdict in BAD else None
 
@@ -179,9 +181,7 @@ class Campaign:
     def _large(self, kernel: Kernel, problem: Problem, entries: Sequence[KnownFailure], test: str) -> Record:
         record = self._try(kernel, problem, test, self.timeout, related=False)
         own = next((entry for entry in entries if entry.smallest == problem), None)
-        # Reasons that are not the kernel's: the call ran out of memory, which says nothing of the entry.
-        without_answer = record.verdict == "unsupported" and record.reasons != kernel.unsupported(problem)
-        if own is None or without_answer:
+        if own is None or _unanswered(record, kernel, problem):
             return in_light_of(entries, problem, record)
         return confirmed(own, record)
 
@@ -228,6 +228,9 @@ class Campaign:
     def _try(self, kernel: Kernel, problem: Problem, test: str, limit: float, *, related: bool) -> Record:
         if (silent := no_answer(kernel, problem, self.precision, test)) is not None:
             return silent
+        # A large problem has the room that it was given.
+        if problem.values != "sampled" and (wanting := crowded(self.findings.directory, torch.device(self.device))):
+            return without_room(kernel, problem, wanting, self.precision, test)
         if self.sanitizer is not None:
             return replace(self.sanitizer, timeout=limit).attempt(kernel, problem, test)
         deadly = any(entry.takes_process and entry.covers(problem) for entry in self.ledger.of(kernel.name))
@@ -244,6 +247,11 @@ class Campaign:
         except ContextLost as lost:
             self.journal.amend(str(lost))
             os._exit(_EXIT_CONTEXT_LOST)
+
+
+def _unanswered(record: Record, kernel: Kernel, problem: Problem) -> bool:
+    """Whether the reasons are not the kernel's: there was no memory for the call, which says nothing of an entry."""
+    return record.verdict == "unsupported" and record.reasons != kernel.unsupported(problem)
 
 
 def _noted(record: Record, note: str) -> Record:

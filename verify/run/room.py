@@ -1,7 +1,8 @@
-"""Room on a GPU for one large problem at a time, although several workers share the device.
+"""Room on a GPU that several workers share: for one large problem at a time, and for every drawn one.
 
 A large problem takes tens of GB. Whoever tries one holds a lock, so that no two meet, and waits until the others have
-given back enough. Without either, a kernel would be said to run out of memory that its neighbours took.
+given back enough. Without either, a kernel would be said to run out of memory that its neighbours took. That happens to
+small problems too, where neighbours keep what they have used: so nobody keeps much, and nobody starts where little is.
 """
 
 import time
@@ -16,6 +17,10 @@ _GIB = 2**30
 # Seconds to wait for memory that others hold: as long as a call takes. What their allocators keep may never come back.
 _PATIENCE = 10.0
 _POLL = 0.5
+# A drawn problem takes a GB or two with its reference (`sizes.SIZES`); of a small GPU, a share is left for it.
+_FOR_DRAWN, _SHARE = 8 * _GIB, 16
+# What a worker's allocator may keep for the next problem.
+_KEPT = 2 * _GIB
 
 
 @contextmanager
@@ -33,6 +38,23 @@ def room(directory: Path, device: torch.device, needed: int) -> Iterator[tuple[s
             yield _wanting(device, needed)
         finally:
             torch.cuda.empty_cache()
+
+
+def crowded(directory: Path, device: torch.device) -> tuple[str, ...]:
+    """Why `device` has no room for a drawn problem, in sentences, after waiting for some. Empty: there is.
+
+    directory  as for `room`
+    """
+    if device.type != "cuda":
+        return ()
+    if torch.cuda.memory_reserved(device) > _KEPT:
+        torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    needed = min(_FOR_DRAWN, total // _SHARE)
+    if free >= needed:
+        return ()
+    with room(directory, device, needed) as wanting:
+        return wanting
 
 
 def clear(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -90,8 +91,7 @@ class Worker:
         if shard is not None:
             kept = [item for position, item in enumerate(kept) if shard.takes(position)]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        # First, and so on few workers: they wait for one another, and others would wait with them at the end of a run.
-        items[:] = sorted(kept, key=lambda item: "large" not in getattr(item, "fixturenames", ()))
+        items[:] = _slow_first(kept)
 
     @cached_property
     def campaign(self) -> Campaign:
@@ -170,6 +170,24 @@ class Worker:
                 pytest.fail("\n".join(failure_text(record, spec) for record in failing), pytrace=False)
 
         return verify
+
+
+def _slow_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """What takes minutes begins at once, so that no run ends by waiting for it.
+
+    Large problems come first and together, on few workers: they wait for one another. Kernels that compile for each
+    problem alternate with the others, since xdist begins by giving a worker two neighbours.
+    """
+    large = [item for item in items if "large" in getattr(item, "fixturenames", ())]
+    slow = [item for item in items if item not in large and _compiles_often(item)]
+    quick = [item for item in items if item not in large and item not in slow]
+    pairs = [item for pair in zip(slow, quick, strict=False) for item in pair]
+    return large + pairs + slow[len(quick) :] + quick[len(slow) :]
+
+
+def _compiles_often(item: pytest.Item) -> bool:
+    part = getattr(item, "callspec", SimpleNamespace(params={})).params.get("part")
+    return isinstance(part, plan.Part) and part.registered.kernel.budget < 1
 
 
 def _without_part(item: pytest.Item) -> bool:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -237,7 +238,10 @@ def test_a_gpu_is_idle_partly_and_fully_at_work_in_turn(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", entered)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1, 1))
+    module = sys.modules[repetition.__module__]
+    monkeypatch.setattr(module, "_other_streams", cache(module._other_streams.__wrapped__))
     streams = []
+    made = 0
     for turn in range(4):
         log.clear()
         with busy(torch.device("cuda"), turn):
@@ -245,9 +249,11 @@ def test_a_gpu_is_idle_partly_and_fully_at_work_in_turn(monkeypatch: pytest.Monk
         before, after = log[: log.index("call")], log[log.index("call") + 1 :]
         # The work is given before the call, after what it multiplies is there, and waited for afterwards.
         assert before[:2] == ["stream", "synchronize"]
+        made += before.count("stream") - 1
         assert after == ["synchronize"] * before.count("work")
         streams.append(before.count("work"))
     assert streams == [0, 1, 4, 0]
+    assert made == 4, "the same ones every time"
 
 
 @settings(max_examples=60, database=None, derandomize=True, deadline=None)

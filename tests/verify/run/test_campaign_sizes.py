@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Dense, Problem
@@ -160,3 +161,24 @@ def test_a_large_problem_that_is_known_to_lose_the_context_is_tried_in_a_child_t
     assert deadly.verify_large(second_fails, PROBLEMS[:1], "t") == []
     assert tried == [SMALL]
     assert second_fails.name not in deadly.quarantine, "its other problems are tried here"
+
+
+def test_a_crowded_device_says_nothing_of_a_drawn_problem_nor_of_an_entry(
+    campaign: Campaign, tmp_path: Path, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fa2verify.verify.run.campaign.crowded", lambda *_: ("Others hold the rest.",))
+    kernel = made(lambda problem, tensors: pytest.fail("called"))
+    drawn = Problem(lengths=Dense(seqlen_q=4), head_dim=8)
+    assert campaign.verify(kernel, st.just(drawn), 1, "t") is None
+    (entry,) = expecting(campaign, SMALL).ledger.entries
+    entry = replace(entry, covers=lambda problem: True, smallest=drawn)
+    assert campaign.confirm(entry, kernel, "u") is None
+    records = load([tmp_path]).records
+    assert [(record.verdict, record.reasons) for record in records] == [("unsupported", ("Others hold the rest.",))] * 2
+
+
+def test_a_large_problem_does_not_wait_for_the_room_that_it_holds(
+    campaign: Campaign, right: Right, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fa2verify.verify.run.campaign.crowded", lambda *_: pytest.fail("waits for itself"))
+    assert campaign.verify_large(made(right), PROBLEMS[:1], "t") == []

@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from fa2verify.verify.run import room as module
-from fa2verify.verify.run.room import clear, room
+from fa2verify.verify.run.room import clear, crowded, room
 
 GIB = 2**30
 CUDA = torch.device("cuda")
@@ -17,8 +17,9 @@ CUDA = torch.device("cuda")
 class Device:
     """A GPU as torch tells of it, whose neighbours give back some memory each time that one looks."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, total: int, free: list[int]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, total: int, free: list[int], kept: int = 0) -> None:
         self.total, self.free, self.emptied, self.clock = total, free, 0, 0.0
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: kept * GIB)
         monkeypatch.setattr(torch.cuda, "mem_get_info", self._mem_get_info)
         monkeypatch.setattr(torch.cuda, "empty_cache", self._empty_cache)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a-b"))
@@ -87,3 +88,35 @@ def test_a_cpu_has_no_such_limit(tmp_path: Path) -> None:
     with room(tmp_path, torch.device("cpu"), 2**60) as wanting:
         assert wanting == ()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("total", "free"), [(139, 8), (24, 2)])
+def test_drawn_problems_do_not_wait_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int
+) -> None:
+    device = Device(monkeypatch, total=total, free=[free])
+    assert crowded(tmp_path, CUDA) == ()
+    assert (device.clock, device.emptied, list(tmp_path.iterdir())) == (0, 0, [])
+
+
+def test_drawn_problems_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, total=139, free=[7, 7, 8])
+    assert crowded(tmp_path, CUDA) == ()
+    assert device.clock > 0
+
+
+def test_a_crowded_device_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device(monkeypatch, total=139, free=[7])
+    (why,) = crowded(tmp_path, CUDA)
+    assert why.startswith("It takes 8 GiB of GPU memory at once, and 7 of 139 were free for 10 s")
+
+
+@pytest.mark.parametrize(("kept", "emptied"), [(2, 0), (3, 1)])
+def test_nobody_keeps_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, emptied: int) -> None:
+    device = Device(monkeypatch, total=139, free=[100], kept=kept)
+    assert crowded(tmp_path, CUDA) == ()
+    assert device.emptied == emptied
+
+
+def test_a_cpu_is_never_crowded(tmp_path: Path) -> None:
+    assert crowded(tmp_path, torch.device("cpu")) == ()
