@@ -38,6 +38,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--bench-grid=flush"], "--bench-grid=flush: there is no such grid; known are flash, triton, gqa, varlen"),
     (["-n", "2"], "-n: benchmarks run one after the other, in one process; leave it out"),
     (["--bench-rounds=2"], "'2' must be a whole number, at least 3"),
+    (["--bench-lanes=0"], "'0' must be a whole number, at least 1: processes at a time"),
     (["--bench-seconds=0"], "'0' must be a number of seconds above 0"),
     (["fa2verify.verify"], "fa2verify.benchmarks.bench_kernels: benchmarks and verification are runs of their own"),
 ]
