@@ -1,5 +1,7 @@
 """The turn on a GPU: held for all that a training does, but not while it is compiled."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,24 @@ def test_waiting_is_no_part_of_compiling(lock: str, seen: Seen, monkeypatch: pyt
         record = train(TINY, "standard", "compiled", 2, "given", float("inf"), turn)
     assert turn.waited >= 3600
     assert -3600 < record.compile_s < -3500
+
+
+def test_the_wait_for_others_is_counted(lock: str) -> None:
+    taken = threading.Event()
+
+    def other() -> None:
+        with FileLock(lock, is_singleton=False):
+            taken.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    taken.wait()
+    begin = time.monotonic()
+    with Turn(lock, CPU) as turn:
+        whole = time.monotonic() - begin
+    thread.join()
+    assert 0 < turn.waited <= whole
 
 
 def test_without_others_no_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
