@@ -10,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from torch._dynamo.callback import CallbackTrigger, callback_handler
 
 # isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
 import fa2verify.kernels.triton  # noqa: F401
@@ -120,6 +121,25 @@ def test_the_wait_for_others_is_counted(lock: str) -> None:
         whole = time.monotonic() - begin
     thread.join()
     assert 0 < turn.waited <= whole
+
+
+def test_a_compiler_may_work_in_another_thread(lock: str) -> None:
+    """As it does for a backward, in autograd's thread for the GPU."""
+    found: list[bool] = []
+
+    def backward() -> None:
+        with callback_handler.install_callbacks(CallbackTrigger.LAZY_BACKWARD, "0/0"):
+            found.append(held(lock))
+        found.append(held(lock))
+
+    for _ in range(2):
+        with Turn(lock, CPU) as turn, turn.left_to_compile():
+            thread = threading.Thread(target=backward)
+            thread.start()
+            thread.join()
+            found.append(held(lock))
+        found.append(held(lock))
+    assert found == [False, True, True, False] * 2
 
 
 def test_without_others_no_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
