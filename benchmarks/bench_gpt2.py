@@ -5,7 +5,8 @@
 
 After a published comparison of PyTorch's attention with FlashAttention-2 under torch.compile: small, medium and large,
 vocabulary 16,384, no biases, no dropout, mixed precision, AdamW, the largest batch that fits, tokens a second as the
-mean of the last 25 of 125 steps. Each model and context is a process; `-k` and `--kernel` select, too.
+mean of the last 25 of 125 steps. Each model and context is a process, or with `--bench-lanes` several at a time; `-k`
+and `--kernel` select, too.
 """
 
 import time
@@ -15,9 +16,11 @@ from itertools import product
 from typing import Any
 
 import pytest
+import torch
 
 from fa2verify.benchmarks.gpt2_attention import available
-from fa2verify.benchmarks.gpt2_process import Order, trained
+from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, Cores, cores_here, lanes_on, no_room, trained
+from fa2verify.benchmarks.gpt2_process import Order
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
 from fa2verify.benchmarks.session import BenchmarkSession, measured_or_skipped, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD
@@ -46,12 +49,19 @@ class Cell:
 
 
 def cells(config: pytest.Config) -> list[Cell]:
-    """What the options select; on a CPU only the tiny model."""
+    """What the options select; on a CPU only the tiny model.
+
+    Raises pytest.Collector.CollectError for more lanes than have room on the GPU.
+    """
     if session_of(config).device.type == "cpu":
         return [Cell("tiny", 32, 0)]
     models = config.getoption("--bench-model") or ("small", "medium", "large")
     contexts = config.getoption("--bench-context") or CONTEXTS
     memories = [int(gb * 1e9) for gb in config.getoption("--bench-memory") or (12.0, 0.0)]
+    total = torch.cuda.get_device_properties(0).total_memory
+    for memory in memories:
+        if memory and (reason := no_room(config.getoption("--bench-lanes"), memory, total)):
+            raise pytest.Collector.CollectError(reason)
     return [Cell(model, context, memory) for memory, model, context in product(memories, models, contexts)]
 
 
@@ -119,11 +129,12 @@ def test_throughput(
 ) -> None:
     """Tokens a second of one attention."""
     key = ("gpt2", cell.name)
+    asked = request.config.getoption("--bench-lanes")
     made = measured_or_skipped(
         bench,
         key,
         f"GPT-2 {cell.name}",
-        lambda deadline: trained(_order(bench, request.config, cell, deadline)),
+        lambda deadline: trained(_order(bench, request.config, cell, deadline), lanes_for(bench, asked, cell)),
     )
     runs = [line for line in made if isinstance(line, Training) and (line.attention, line.mode) == (attention, mode)]
     if not runs and key in bench.errors:
@@ -141,6 +152,18 @@ def test_throughput(
         CLOCK.play(benchmark, [ms / 1e3 for ms in run.step_ms[-run.counted :]])
     if mode == "compiled" and attention.startswith("fa2verify-") and run.graph_breaks:
         pytest.fail(f"{attention} breaks the graph: {run.graph_breaks}")
+
+
+def lanes_for(bench: BenchmarkSession, asked: int, cell: Cell) -> tuple[Cores, ...]:
+    """The lanes of a cell, told where they are fewer than asked for."""
+    if bench.device.type == "cuda" and not cell.memory:
+        lanes, reason = ALONE, "one process has all the memory"
+    else:
+        cores = cores_here()
+        lanes, reason = lanes_on(cores, asked), f"{len(cores)} CPU cores give {LEAST_CORES} to no more"
+    if len(lanes) < asked:
+        bench.tell(f"GPT-2 {cell.name}: {len(lanes)} of {asked} lanes, as {reason}")
+    return lanes
 
 
 def _order(bench: BenchmarkSession, config: pytest.Config, cell: Cell, deadline: float, twins: int = 0) -> Order:

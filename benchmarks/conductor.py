@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,16 @@ class Conductor:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Tell progress through the terminal."""
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            self._session.report_to(lambda line: terminal.write_line(f"\n{line}", flush=True))
+        capture = session.config.pluginmanager.get_plugin("capturemanager")
+        if terminal is None:
+            return
+
+        def say(line: str) -> None:
+            # In a test, which is when there is progress, the terminal's file descriptor is captured.
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                terminal.write_line(f"\n{line}", flush=True)
+
+        self._session.report_to(say)
 
     @pytest.hookimpl(tryfirst=True, wrapper=True)
     def pytest_sessionfinish(self) -> Iterator[None]:

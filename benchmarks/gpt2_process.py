@@ -1,25 +1,26 @@
 """Trains GPT-2 in a process of its own: `python -m fa2verify.benchmarks.gpt2_process ORDER`.
 
 A memory limit, a compiler's state and a lost context end with the process. It prints a record a line, as soon as it has
-it; whoever started it keeps what came when it has to end it.
+it; whoever started it (`gpt2_lanes`) keeps what came when it has to end it.
 """
 
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training, from_json, to_json
+from fa2verify.reports.benchmark_record import LossAgreement, Mode, Training, to_json
 
-_PREFIX = '{"kind":'
-_GRACE_SECONDS = 30.0
+if TYPE_CHECKING:
+    from fa2verify.benchmarks.gpt2_training import Setting
+    from fa2verify.benchmarks.gpt2_turn import Turn
+
+GIVEN = "given"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,13 @@ class Order:
     """What a process is to do, as JSON on its command line.
 
     attentions  keys of `gpt2_attention.CHOICES`, in this order
+    modes       none: find the batches, and train nothing
     batch       sequences a step; 0: the largest that fits
+    batch_from  "given", or how the batch was found: then less will do where it does not fit
     seconds     to end within
     twins       0: train and time every attention in every mode; else compare loss curves, with so many twins
+    cores       of the CPU, to keep to; none: touch nothing
+    turn        path of the lock that says whose turn it is on the GPU; "": it is this process' alone
     The others are those of `gpt2_training.Setting`.
     """
 
@@ -42,103 +47,100 @@ class Order:
     attentions: tuple[str, ...]
     modes: tuple[Mode, ...] = ("compiled", "eager")
     batch: int = 0
+    batch_from: str = GIVEN
     seconds: float
     twins: int = 0
+    cores: tuple[int, ...] = ()
+    turn: str = ""
 
 
-_order: TypeAdapter[Order] = TypeAdapter(Order)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What the search found: for which attentions, how many sequences a step, and of which it is the largest."""
+
+    kind: Literal["batch"] = "batch"
+    quadratic: bool
+    size: int
+    source: str
 
 
-def trained(order: Order) -> Iterator[Measurement]:
-    """The records of a process that follows `order`, as they come. Raises RuntimeError if it fails."""
-    command = [sys.executable, "-m", "fa2verify.benchmarks.gpt2_process", _order.dump_json(order).decode()]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None, "a pipe"
-        assert process.stderr is not None, "a pipe"
-        # With its compiler's workers, which would live on.
-        guard = threading.Timer(order.seconds + _GRACE_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
-        guard.start()
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda pipe: errors.extend(pipe), args=(process.stderr,))
-        reader.start()
-        try:
-            for line in process.stdout:
-                if line.startswith(_PREFIX):
-                    record = from_json(line)
-                    assert record.kind != "benchmark_run", "a process measures"
-                    yield record
-            status = process.wait()
-        finally:
-            guard.cancel()
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            reader.join()
-    if status:
-        why = f"killed by signal {-status}" if status < 0 else "".join(errors).strip().splitlines()[-1:]
-        raise RuntimeError(f"training GPT-2 {order.model} at context {order.context} ended early: {why}")
+ORDER: TypeAdapter[Order] = TypeAdapter(Order)
+BATCH: TypeAdapter[Batch] = TypeAdapter(Batch)
 
 
-def follow(order: Order) -> Iterator[Training | LossAgreement]:
-    """Do what `order` says."""
+def follow(order: Order) -> Iterator[Training | LossAgreement | Batch]:
+    """Do what `order` says. A batch that was searched for comes before what was trained with it."""
     import torch
 
-    from fa2verify.benchmarks.gpt2_attention import CHOICES
-    from fa2verify.benchmarks.gpt2_training import (
-        Setting,
-        distance,
-        largest_batch,
-        limit_memory,
-        losses,
-        release,
-        train,
-    )
-    from fa2verify.benchmarks.standard import NAME as STANDARD
+    from fa2verify.benchmarks.gpt2_training import Setting, limit_memory, release
+    from fa2verify.benchmarks.gpt2_turn import Turn
 
     deadline = time.monotonic() + order.seconds
     device = torch.device(order.device)
     setting = Setting(order.model, order.context, order.steps, order.dtype, device, order.memory)
-    if order.memory:
-        limit_memory(order.memory)
-    if order.twins:
-        plain = losses(setting, STANDARD, order.batch)
-        noise = tuple(distance(plain, losses(setting, STANDARD, order.batch, twin)) for twin in range(order.twins))
-        for attention in order.attentions:
-            if attention != STANDARD:
-                yield LossAgreement(
-                    cell=setting.cell,
-                    attention=attention,
-                    mode="eager",
-                    steps=order.steps,
-                    distance=distance(plain, losses(setting, attention, order.batch)),
-                    noise=noise,
-                )
-        return
+    with Turn(order.turn, device) as turn:
+        if order.memory:
+            limit_memory(order.memory)
+        if order.twins:
+            yield from _compared(order, setting)
+        else:
+            yield from _timed(order, setting, turn, deadline)
+        release(device)
+
+
+def _compared(order: Order, setting: "Setting") -> Iterator[LossAgreement]:
+    from fa2verify.benchmarks.gpt2_training import distance, losses
+    from fa2verify.benchmarks.standard import NAME as STANDARD
+
+    plain = losses(setting, STANDARD, order.batch)
+    noise = tuple(distance(plain, losses(setting, STANDARD, order.batch, twin)) for twin in range(order.twins))
+    for attention in order.attentions:
+        if attention != STANDARD:
+            yield LossAgreement(
+                cell=setting.cell,
+                attention=attention,
+                mode="eager",
+                steps=order.steps,
+                distance=distance(plain, losses(setting, attention, order.batch)),
+                noise=noise,
+            )
+
+
+def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> Iterator[Training | Batch]:
+    from fa2verify.benchmarks.gpt2_attention import CHOICES
+    from fa2verify.benchmarks.gpt2_training import largest_batch, release, train
+
     # One batch for all attentions of linear memory, as their throughput is compared; less for one that does not fit.
-    found: dict[bool, tuple[int, str]] = {}
+    found: dict[bool, Batch] = {}
     for attention in order.attentions:
         quadratic = CHOICES[attention].quadratic
         if order.batch:
-            found[quadratic] = (order.batch, "given")
+            found[quadratic] = Batch(quadratic=quadratic, size=order.batch, source=order.batch_from)
         elif quadratic not in found:
-            found[quadratic] = (largest_batch(setting, attention), f"largest of {attention}, eager")
+            release(setting.device)
+            size = max(1, largest_batch(setting, attention))
+            found[quadratic] = Batch(quadratic=quadratic, size=size, source=f"largest of {attention}, eager")
+            yield found[quadratic]
+        batch = found[quadratic]
         for mode in order.modes:
-            batch, source = found[quadratic]
             if time.monotonic() > deadline:
                 return
-            record = train(setting, attention, mode, max(1, batch), source, deadline)
-            while record.outcome == "out_of_memory" and not order.batch and record.batch > 1:
-                record = train(setting, attention, mode, record.batch * 7 // 8, f"{source}, then less", deadline)
+            record = train(setting, attention, mode, batch.size, batch.source, deadline, turn)
+            while record.outcome == "out_of_memory" and batch.source != GIVEN and record.batch > 1:
+                source = f"{batch.source}, then less"
+                record = train(setting, attention, mode, record.batch * 7 // 8, source, deadline, turn)
             yield record
-    release(device)
 
 
 def main(arguments: list[str]) -> None:
     """Follow the order and print its records."""
+    order = ORDER.validate_json(arguments[0])
+    if order.cores:
+        # Before torch is there: threads and the compiler's workers inherit it, and are as many as the cores are.
+        os.sched_setaffinity(0, order.cores)
     warnings.simplefilter("ignore")  # of compilers and kernels; a warning is no outcome
-    for record in follow(_order.validate_json(arguments[0])):
-        print(to_json(record), flush=True)
+    for record in follow(order):
+        print(BATCH.dump_json(record).decode() if isinstance(record, Batch) else to_json(record), flush=True)
 
 
 if __name__ == "__main__":

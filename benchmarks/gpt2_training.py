@@ -15,6 +15,7 @@ from torch.compiler import config as compiler_config
 
 from fa2verify.benchmarks.gpt2 import SIZES, Gpt2
 from fa2verify.benchmarks.gpt2_attention import CHOICES
+from fa2verify.benchmarks.gpt2_turn import Turn
 from fa2verify.benchmarks.timing import failure_of
 from fa2verify.kernels.tensors import TORCH_DTYPE
 from fa2verify.reports.benchmark_record import Mode, Training
@@ -127,12 +128,15 @@ def losses(setting: Setting, attention: str, batch: int, twin: int | None = None
     return tuple(float(loss) for loss in found)
 
 
-def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: str, deadline: float) -> Training:
+def train(
+    setting: Setting, attention: str, mode: Mode, batch: int, batch_from: str, deadline: float, turn: Turn
+) -> Training:
     """Train and time. Running out of memory or failing is the outcome. Raises ContextLost.
 
     What "compiled" runs is compiled here, however often the same model was before.
 
     deadline  of time.monotonic(): no step begins after it
+    turn      which is held, but for compiling
     """
     blank = Training(
         cell=setting.cell,
@@ -156,19 +160,19 @@ def train(setting: Setting, attention: str, mode: Mode, batch: int, batch_from: 
     try:
         # To AOTAutograd's cache all backends of scaled_dot_product_attention are one, and a training would run another
         # attention's code: docs/findings/sdpa-backend-from-the-compile-cache.md.
-        with compiler_config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
-            return _timed(blank, setting, deadline)
+        with compiler_config.patch(force_disable_caches=True), turn.left_to_compile():  # type: ignore[attr-defined]
+            return _timed(blank, setting, deadline, turn)
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
         failure = failure_of(error, setting.device)
         return replace(blank, outcome=failure.outcome, message=failure.message)
 
 
-def _timed(blank: Training, setting: Setting, deadline: float) -> Training:
+def _timed(blank: Training, setting: Setting, deadline: float, turn: Turn) -> Training:
     trainer = Trainer(setting, blank.attention, blank.mode)
     tokens = draw_tokens(setting, blank.batch)
     found: list[Tensor] = []
     marks = _Marks(setting.device)
-    begin = time.monotonic()
+    begin, waited = time.monotonic(), turn.waited
     first_s = 0.0
     with trainer.choice.around():
         for number in range(setting.steps):
@@ -176,7 +180,7 @@ def _timed(blank: Training, setting: Setting, deadline: float) -> Training:
             found.append(trainer.step(tokens[number % len(tokens)]))
             if number == 0:
                 _synchronize(setting.device)
-                first_s = time.monotonic() - begin
+                first_s = time.monotonic() - begin - (turn.waited - waited)
             if time.monotonic() > deadline:
                 break
         marks.add()

@@ -68,6 +68,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="only this much memory, in 10^9 bytes, 0 for all there is (repeatable; default: 12 and 0)",
     )
     group.addoption(
+        "--bench-lanes",
+        type=lanes,
+        default=1,
+        metavar="N",
+        help="train GPT-2 in so many processes at a time, which compile beside each other and use the GPU in turn; "
+        "only where memory is limited, and with 2 CPU cores each (default: %(default)s)",
+    )
+    group.addoption(
         "--bench-steps", type=rounds, default=125, metavar="N", help="steps a training (default: %(default)s)"
     )
     group.addoption(
@@ -90,4 +98,11 @@ def rounds(text: str) -> int:
     """Read a number of rounds. Raises argparse.ArgumentTypeError, a usage error."""
     if not text.isdecimal() or int(text) < 3:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 3: a median needs a spread")
+    return int(text)
+
+
+def lanes(text: str) -> int:
+    """Read a number of lanes. Raises argparse.ArgumentTypeError, a usage error."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1: processes at a time")
     return int(text)

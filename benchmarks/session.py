@@ -55,6 +55,7 @@ class BenchmarkSession:
                 "against": self.against,
                 "rounds": str(self.rounds),
                 "seconds": str(config.getoption("--bench-seconds")),
+                "lanes": str(config.getoption("--bench-lanes")),
             },
         )
         # A backward runs again and again on one graph; compiled kernels would give its buffers away the first time.
@@ -67,6 +68,10 @@ class BenchmarkSession:
     def report_to(self, say: Callable[[str], None]) -> None:
         """Have progress told to `say`, a line at a time."""
         self._say = say
+
+    def tell(self, line: str) -> None:
+        """Tell progress."""
+        self._say(line)
 
     def once(self, key: Hashable, name: str, measure: Measure) -> Made:
         """The measurements of one cell: made by `measure(deadline)` when first asked for, each written as it is made.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,19 +39,28 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--bench-grid=flush"], "--bench-grid=flush: there is no such grid; known are flash, triton, gqa, varlen"),
     (["-n", "2"], "-n: benchmarks run one after the other, in one process; leave it out"),
     (["--bench-rounds=2"], "'2' must be a whole number, at least 3"),
+    (["--bench-lanes=0"], "'0' must be a whole number, at least 1: processes at a time"),
     (["--bench-seconds=0"], "'0' must be a number of seconds above 0"),
     (["fa2verify.verify"], "fa2verify.benchmarks.bench_kernels: benchmarks and verification are runs of their own"),
 ]
 # One process for all: each would load torch, which takes seconds.
 SCRIPT = """
-import contextlib, io, json, sys
+import json, os, sys, tempfile
 import pytest
 
+streams = sys.stdout, sys.stderr
 for arguments in json.loads(sys.argv[1]):
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    # Files, as a user's shell has: pytest captures them in another way than what has no descriptor.
+    with tempfile.TemporaryFile("w+") as said:
+        kept = [os.dup(stream.fileno()) for stream in streams]
+        for stream in streams:
+            os.dup2(said.fileno(), stream.fileno())
         status = pytest.main(["-p", "no:cacheprovider", "--device=cpu", "--pyargs", *arguments])
-    print(json.dumps([int(status), said.getvalue()]), flush=True)
+        for stream, descriptor in zip(streams, kept):
+            stream.flush()
+            os.dup2(descriptor, stream.fileno())
+        said.seek(0)
+        print(json.dumps([int(status), said.read()]), flush=True)
 """
 
 
@@ -89,6 +99,7 @@ def test_a_run_leaves_records_and_pytest_benchmarks_json(ended: list[Ended], fol
     assert done.status == 1, done.said
     assert "3 failed, 12 passed" in done.said  # broken fails in each direction, and out of memory is a result
     assert "RuntimeError: broken on purpose" in done.said
+    assert re.search(r"^smoke-full\S*: \d+ records in [\d.]+ s, 0 cells left$", done.said, re.MULTILINE), done.said
 
     run, *lines = read(folder / "build/benchmarks/benchmarks.jsonl")
     assert isinstance(run, BenchmarkRun)

@@ -1,6 +1,5 @@
 """GPT-2 and its training: the model, the tokens, the batch search, and what becomes of runs that fail."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -20,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_process, gpt2_training
+from fa2verify.benchmarks import gpt2_training
 from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
 from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
-from fa2verify.benchmarks.gpt2_process import Order, follow, trained
+from fa2verify.benchmarks.gpt2_process import Order, follow
 from fa2verify.benchmarks.gpt2_training import (
     Setting,
     Trainer,
@@ -35,11 +34,13 @@ from fa2verify.benchmarks.gpt2_training import (
     search,
     train,
 )
+from fa2verify.benchmarks.gpt2_turn import Turn
 from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=4, dtype="bfloat16", device=CPU)
 FOREVER = math.inf
+ALONE = Turn("", CPU)
 # What torch says of its own doing: dynamo looks at every tensor's gradient, and is told to keep nothing.
 COMPILED = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor:UserWarning", "ignore:dynamo_pgo force disabled:UserWarning"
@@ -153,7 +154,7 @@ def test_a_twin_differs_by_one_rounding_of_every_weight() -> None:
 
 
 def test_a_training_is_recorded() -> None:
-    record = train(TINY, "standard", "eager", 2, "given", FOREVER)
+    record = train(TINY, "standard", "eager", 2, "given", FOREVER, ALONE)
     assert record.outcome == "measured", record.message
     assert (len(record.step_ms), len(record.losses), record.counted) == (4, 4, 2)
     assert (record.graphs, record.graph_breaks, record.batch) == (0, {}, 2)
@@ -186,7 +187,7 @@ def test_a_training_runs_no_other_attentions_code(monkeypatch: pytest.MonkeyPatc
 
     def runs_flash(attention: str) -> bool:
         with torch.profiler.profile(acc_events=True) as profile:
-            record = train(TINY, attention, "compiled", 2, "given", FOREVER)
+            record = train(TINY, attention, "compiled", 2, "given", FOREVER, ALONE)
         assert (record.outcome, record.graphs) == ("measured", 1), record.message
         return any("scaled_dot_product_flash" in event.key for event in profile.key_averages())
 
@@ -204,13 +205,13 @@ def test_graphs_and_their_breaks_are_counted(monkeypatch: pytest.MonkeyPatch) ->
         return v
 
     choose(monkeypatch, breaks)
-    whole = train(TINY, "standard", "compiled", 2, "given", FOREVER)
+    whole = train(TINY, "standard", "compiled", 2, "given", FOREVER, ALONE)
     assert (whole.outcome, whole.graphs, whole.graph_breaks) == ("measured", 1, {}), whole.message
-    broken = train(TINY, "mine", "compiled", 2, "given", FOREVER)
+    broken = train(TINY, "mine", "compiled", 2, "given", FOREVER, ALONE)
     assert broken.outcome == "measured", broken.message
     assert broken.graphs > 1
     assert sum(broken.graph_breaks.values()) >= 1
-    again = train(TINY, "standard", "compiled", 2, "given", FOREVER)
+    again = train(TINY, "standard", "compiled", 2, "given", FOREVER, ALONE)
     assert (again.graphs, again.graph_breaks) == (1, {})  # counted anew
 
 
@@ -219,9 +220,9 @@ def test_running_out_of_memory_and_failing_are_outcomes(monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     choose(monkeypatch, hungry)
-    assert train(TINY, "mine", "eager", 2, "given", FOREVER).outcome == "out_of_memory"
+    assert train(TINY, "mine", "eager", 2, "given", FOREVER, ALONE).outcome == "out_of_memory"
     choose(monkeypatch, lambda q, k, v: q @ v)
-    record = train(TINY, "mine", "eager", 2, "given", FOREVER)
+    record = train(TINY, "mine", "eager", 2, "given", FOREVER, ALONE)
     assert record.outcome == "failed"
     assert record.message.startswith("RuntimeError: ")
 
@@ -230,16 +231,17 @@ def test_a_model_whose_weights_alone_do_not_fit_is_not_compiled(monkeypatch: pyt
     weights = list(Trainer(TINY, "standard", "eager").model.parameters())
     assert least_bytes(TINY) == 4 * sum(weight.nbytes for weight in weights)
     monkeypatch.setattr(torch, "compile", lambda model: pytest.fail("it was compiled"))
-    record = train(replace(TINY, memory=least_bytes(TINY) - 1), "standard", "compiled", 1, "given", FOREVER)
+    record = train(replace(TINY, memory=least_bytes(TINY) - 1), "standard", "compiled", 1, "given", FOREVER, ALONE)
     assert record.outcome == "out_of_memory"
     assert record.message.endswith("GB without any token")
     assert (
-        train(replace(TINY, memory=least_bytes(TINY)), "standard", "eager", 1, "given", FOREVER).outcome == "measured"
+        train(replace(TINY, memory=least_bytes(TINY)), "standard", "eager", 1, "given", FOREVER, ALONE).outcome
+        == "measured"
     )
 
 
 def test_a_run_that_is_cut_short_says_so() -> None:
-    record = train(TINY, "standard", "eager", 2, "given", time.monotonic() - 1)
+    record = train(TINY, "standard", "eager", 2, "given", time.monotonic() - 1, ALONE)
     assert (record.outcome, record.message) == ("failed", "time was up after 1 steps")
 
 
@@ -267,7 +269,9 @@ def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_le
         searched.append(attention)
         return 3 if attention == "standard" else 16
 
-    def pretend(setting: Setting, attention: str, mode: Any, batch: int, source: str, deadline: float) -> Training:
+    def pretend(
+        setting: Setting, attention: str, mode: Any, batch: int, source: str, deadline: float, turn: Turn
+    ) -> Training:
         full = attention == "fa2verify-cuda" and batch > 14
         return Training(
             cell="c",
@@ -303,22 +307,6 @@ def test_the_distance_of_curves() -> None:
 
 def test_what_runs_here() -> None:
     assert set(available(CPU)) == {"standard", "torch-math", "fa2verify-triton"}
-
-
-def test_a_process_gives_its_records() -> None:
-    (record,) = trained(order(batch=2))
-    assert isinstance(record, Training)
-    assert (record.attention, record.outcome, len(record.losses)) == ("standard", "measured", 2)
-
-
-def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unreadable:
-        def dump_json(self, order: Order) -> bytes:
-            return json.dumps({"model": "huge"}).encode()
-
-    monkeypatch.setattr(gpt2_process, "_order", Unreadable())
-    with pytest.raises(RuntimeError, match="training GPT-2 tiny at context 16 ended early: "):
-        list(trained(order()))
 
 
 def test_an_order_survives_the_command_line() -> None:

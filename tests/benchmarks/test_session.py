@@ -17,7 +17,7 @@ class Config:
     """As much of pytest's as a session asks for."""
 
     def __init__(self, directory: Path, **given: Any) -> None:
-        defaults = {"rounds": 3, "grid": [], "against": "torch-flash", "dir": directory, "seconds": 100.0}
+        defaults = {"rounds": 3, "grid": [], "against": "torch-flash", "dir": directory, "seconds": 100.0, "lanes": 1}
         self._options = {f"--bench-{name}": value for name, value in (defaults | given).items()}
         self._options |= {"--device": "cpu", "--kernel": ["torch-math"]}
 

@@ -1,0 +1,149 @@
+"""The turn on a GPU: held for all that a training does, but not while it is compiled."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from torch._dynamo.callback import CallbackTrigger, callback_handler
+
+# isort: off  -- this import decides whether triton interprets, so it comes before triton's own.
+import fa2verify.kernels.triton  # noqa: F401
+
+# isort: on
+from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice
+from fa2verify.benchmarks.gpt2_training import Setting, Trainer, train
+from fa2verify.benchmarks.gpt2_turn import Turn
+
+CPU = torch.device("cpu")
+TINY = Setting(model="tiny", context=16, steps=3, dtype="bfloat16", device=CPU)
+COMPILED = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore:dynamo_pgo force disabled:UserWarning"
+)
+Seen = list[tuple[str, bool]]
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> str:
+    return str(tmp_path / "turn")
+
+
+def held(path: str) -> bool:
+    try:
+        with FileLock(path, timeout=0, is_singleton=False):
+            return False
+    except Timeout:
+        return True
+
+
+@pytest.fixture
+def seen(lock: str, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Whether the turn is held: in each compilation, in what it made, and before each step."""
+    found: Seen = []
+    compile_whole, step = torch.compile, Trainer.step
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        found.append(("compiling", held(lock)))
+
+        def compiled(*arguments: Any) -> Any:
+            found.append(("running", held(lock)))
+            return module(*arguments)
+
+        return compiled
+
+    def watched(self: Trainer, tokens: Tensor) -> Tensor:
+        found.append(("step", held(lock)))
+        return step(self, tokens)
+
+    monkeypatch.setattr(torch, "compile", lambda model: compile_whole(model, backend=backend))
+    monkeypatch.setattr(Trainer, "step", watched)
+    return found
+
+
+@COMPILED
+def test_the_turn_is_held_but_for_compiling(lock: str, seen: Seen) -> None:
+    with Turn(lock, CPU) as turn:
+        for _ in range(2):  # the second after dynamo forgot the first, and who listened to it
+            record = train(TINY, "standard", "compiled", 2, "given", float("inf"), turn)
+            assert (record.outcome, record.graphs) == ("measured", 1), record.message
+    once = [("step", True), ("compiling", False), ("running", True), *[("step", True), ("running", True)] * 2]
+    assert seen == once * 2
+    assert not held(lock)
+
+
+@COMPILED
+def test_a_compilation_that_fails_ends_in_the_turn(lock: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q @ k
+
+    monkeypatch.setitem(CHOICES, "mine", Choice(lambda context, device: broken))
+    with Turn(lock, CPU) as turn:
+        record = train(TINY, "mine", "compiled", 2, "given", float("inf"), turn)
+        assert record.outcome == "failed"
+        assert held(lock)
+    assert not held(lock)
+
+
+@COMPILED
+def test_waiting_is_no_part_of_compiling(lock: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first step, an hour of waiting for the turn after its compilation."""
+    with Turn(lock, CPU) as turn:
+        take = turn._take
+
+        def take_long() -> None:
+            take()
+            turn.waited += 3600
+
+        monkeypatch.setattr(turn, "_take", take_long)
+        record = train(TINY, "standard", "compiled", 2, "given", float("inf"), turn)
+    assert turn.waited >= 3600
+    assert -3600 < record.compile_s < -3500
+
+
+def test_the_wait_for_others_is_counted(lock: str) -> None:
+    taken = threading.Event()
+
+    def other() -> None:
+        with FileLock(lock, is_singleton=False):
+            taken.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    taken.wait()
+    begin = time.monotonic()
+    with Turn(lock, CPU) as turn:
+        whole = time.monotonic() - begin
+    thread.join()
+    assert 0 < turn.waited <= whole
+
+
+def test_a_compiler_may_work_in_another_thread(lock: str) -> None:
+    """As it does for a backward, in autograd's thread for the GPU."""
+    found: list[bool] = []
+
+    def backward() -> None:
+        with callback_handler.install_callbacks(CallbackTrigger.LAZY_BACKWARD, "0/0"):
+            found.append(held(lock))
+        found.append(held(lock))
+
+    for _ in range(2):
+        with Turn(lock, CPU) as turn, turn.left_to_compile():
+            thread = threading.Thread(target=backward)
+            thread.start()
+            thread.join()
+            found.append(held(lock))
+        found.append(held(lock))
+    assert found == [False, True, True, False] * 2
+
+
+def test_without_others_no_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Turn("", CPU) as turn, turn.left_to_compile():
+        assert turn.waited == 0
+    assert not list(tmp_path.iterdir())
