@@ -125,6 +125,10 @@ DEVICE void backward(const Call& call) {
   }
   for (int index = 0; index < steps; ++index) {
     bool more = index + 1 < steps;
+    int row = now.tile * BLOCK_M;
+    u64 kept = has<FEATURES>(call, DROPOUT) ? kept_of_columns<SCORE_M, SCORE_N>(call, work, row + score_query,
+                                                                                column + score_key, now.head)
+                                            : 0;
     wait_copies<0>();
     block_sync();  // this step's tiles are there for all; nobody reads those of the last step any more
     if (STAGES > 1 && more) fetch_queries(after(now), index + 1);
@@ -135,13 +139,12 @@ DEVICE void backward(const Call& call) {
 
     // S^T = K Q^T and dP^T = V dO^T  (lines 10 and 13)
     float p[SCORE_M][SCORE_N][4], ds[SCORE_M][SCORE_N][4];
-    rows_by_rows<T, D>(p, k_tile, score_key, q_tile + score_query * D * 2);
-    rows_by_rows<T, D>(ds, v_tile, score_key, dout_tile + score_query * D * 2);
+    rows_by_rows<T, D, FEATURES>(p, k_tile, score_key, q_tile + score_query * D * 2);
+    rows_by_rows<T, D, FEATURES>(ds, v_tile, score_key, dout_tile + score_query * D * 2);
 
     // P^T and dS^T  (lines 11 and 14)
-    int row = now.tile * BLOCK_M;
-    transposed_weights<FEATURES>(call, work, p, ds, row + score_query, column + score_key, now.head,
-                                 slope_log2<FEATURES>(call, work.sequence, now.head), statistics,
+    transposed_weights<FEATURES>(call, work, p, ds, row + score_query, column + score_key,
+                                 slope_log2<FEATURES>(call, work.sequence, now.head), statistics, kept,
                                  needs_gradient_mask(call, work, row, BLOCK_M, column, BLOCK_N));
     store_fragments<T, BLOCK_M>(ds, ds_tile, score_key, score_query / 8);
 

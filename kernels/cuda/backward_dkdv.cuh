@@ -55,6 +55,8 @@ DEVICE void backward_dkdv(const Call& call) {
     fetch_queries(0);
   }
   for (int step = 0; step < steps; ++step) {
+    int head = work.head * group + step / tiles_a_head, row = (range.begin + step % tiles_a_head) * BLOCK_M;
+    u64 kept = has<FEATURES>(call, DROPOUT) ? kept_of_columns<1, QUERIES>(call, work, row, column + own_key, head) : 0;
     if (STAGES > 1 && step + 1 < steps) {
       fetch_queries(step + 1);
       wait_copies<1>();
@@ -63,17 +65,16 @@ DEVICE void backward_dkdv(const Call& call) {
     }
     block_sync();  // this step's tiles are there for all
     Shared q_tile = stages + step % STAGES * STAGE_BYTES, dout_tile = q_tile + Q_BYTES, rows = dout_tile + Q_BYTES;
-    int head = work.head * group + step / tiles_a_head, row = (range.begin + step % tiles_a_head) * BLOCK_M;
     float slope = slope_log2<FEATURES>(call, work.sequence, head);
     bool masked = needs_gradient_mask(call, work, row, BLOCK_M, column, BLOCK_N);
 
     // S^T = K Q^T and dP^T = V dO^T  (lines 10 and 13)
     float p[1][QUERIES][4], ds[1][QUERIES][4];
-    rows_by_rows<T, D>(p, k_tile, own_key, q_tile);
-    rows_by_rows<T, D>(ds, v_tile, own_key, dout_tile);
+    rows_by_rows<T, D, FEATURES>(p, k_tile, own_key, q_tile);
+    rows_by_rows<T, D, FEATURES>(ds, v_tile, own_key, dout_tile);
 
     // P^T and dS^T  (lines 11 and 14)
-    transposed_weights<FEATURES>(call, work, p, ds, row, column + own_key, head, slope, rows, masked);
+    transposed_weights<FEATURES>(call, work, p, ds, row, column + own_key, slope, rows, kept, masked);
 
     // dV += P^T dO and dK += dS^T Q  (lines 12 and 16)
     weights_by_rows<T, D>(dv, p, dout_tile, first_column / 8);

@@ -58,6 +58,8 @@ DEVICE void backward_dq(const Call& call) {
     fetch_keys(range.begin);
   }
   for (int index = range.begin; index < range.end; ++index) {
+    int column = index * BLOCK_N;
+    u64 kept = has<FEATURES>(call, DROPOUT) ? kept_of_rows<KEYS>(call, work, row + own_row, column) : 0;
     if (STAGES > 1 && index + 1 < range.end) {
       fetch_keys(index + 1);
       wait_copies<1>();
@@ -66,16 +68,15 @@ DEVICE void backward_dq(const Call& call) {
     }
     block_sync();  // this step's tiles are there for all
     Shared k_tile = stages + (index - range.begin) % STAGES * (2 * K_BYTES), v_tile = k_tile + K_BYTES;
-    int column = index * BLOCK_N;
     bool masked = needs_gradient_mask(call, work, row, BLOCK_M, column, BLOCK_N);
 
     // S = Q K^T and dP = dO V^T  (lines 10 and 13)
     float s[1][KEYS][4], ds[1][KEYS][4];
-    rows_by_rows<T, D>(s, q_tile, own_row, k_tile);
-    rows_by_rows<T, D>(ds, dout_tile, own_row, v_tile);
+    rows_by_rows<T, D, FEATURES>(s, q_tile, own_row, k_tile);
+    rows_by_rows<T, D, FEATURES>(ds, dout_tile, own_row, v_tile);
 
     // dS  (lines 11 and 14)
-    score_gradients<FEATURES>(call, work, s[0], ds[0], row + own_row, column, slope, statistics, masked);
+    score_gradients<FEATURES>(call, work, s[0], ds[0], row + own_row, column, slope, statistics, kept, masked);
 
     // dQ += dS K  (line 15)
     weights_by_rows<T, D>(dq, ds, k_tile, 0);

@@ -35,4 +35,40 @@ DEVICE bool kept(const Call& call, const Words& words, int key) {
   u32 high = key & 1 ? words.word[3] : words.word[2];
   return (key & 2 ? high : low) >= call.drop_below;
 }
+
+// Which of a thread's scores are kept, a bit each, asked for before the scores are there, while copies are on their way.
+// In loops: unrolled for every score, Philox would take longer to compile than the rest of a kernel.
+
+// Bit 4 n + e: score e of fragment n, 8 keys from `column` + 8 n on; 16 queries from `row` down. `column` is even.
+template <int N>
+DEVICE u64 kept_of_rows(const Call& call, const Work& work, int row, int column) {
+  static_assert(4 * N <= 64);
+  int query = row + static_cast<int>(lane_index()) / 4, first = column + static_cast<int>(lane_index()) % 4 * 2;
+  u64 bits = 0;
+#pragma unroll 2
+  for (int pair = 0; pair < 2 * N; ++pair) {
+    int key = first + pair / 2 * 8;  // and its neighbour, whose word is of the same counter
+    Words words = dropout_words(work, work.head, query + pair % 2 * 8, key);
+    bits |= (kept(call, words, key) ? 1ull : 0ull) << 2 * pair;
+    bits |= (kept(call, words, key + 1) ? 2ull : 0ull) << 2 * pair;
+  }
+  return bits;
+}
+
+// Transposed, bit 4 (N m + n) + e: score e of fragment n, 8 queries from `row` + 8 n on; 16 keys from `key` + 16 m down.
+template <int M, int N>
+DEVICE u64 kept_of_columns(const Call& call, const Work& work, int row, int key, int head) {
+  static_assert(4 * M * N <= 64);
+  int first_key = key + static_cast<int>(lane_index()) / 4, first = row + static_cast<int>(lane_index()) % 4 * 2;
+  u64 bits = 0;
+#pragma unroll 2
+  for (int score = 0; score < 4 * M * N; ++score) {
+    int fragment = score / 4, own_key = first_key + fragment / N * 16 + score / 2 % 2 * 8;
+    Words words = dropout_words(work, head, first + fragment % N * 8 + score % 2, own_key);
+    bits |= (kept(call, words, own_key) ? 1ull : 0ull) << score;
+  }
+  return bits;
+}
+
+DEVICE bool is_kept(u64 bits, int score) { return bits >> score & 1; }
 }  // namespace fa2

@@ -35,17 +35,12 @@ DEVICE void prepare_scores(const Call& call, const Work& work, float (&s)[N][4],
 
 // P to W: what is dropped becomes 0; the factor 1 / (1 - dropout) is left to the end.
 template <int N>
-DEVICE void drop(const Call& call, const Work& work, float (&p)[N][4], int row, int column) {
-  int lane = static_cast<int>(lane_index());
+DEVICE void drop(float (&p)[N][4], u64 kept) {
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int query = row + lane / 4 + 8 * half, key = column + 8 * n + lane % 4 * 2;
-      Words words = dropout_words(work, work.head, query, key);
-      if (!kept(call, words, key)) p[n][2 * half] = 0.0f;
-      if (!kept(call, words, key + 1)) p[n][2 * half + 1] = 0.0f;
-    }
+    for (int e = 0; e < 4; ++e)
+      if (!is_kept(kept, 4 * n + e)) p[n][e] = 0.0f;
 }
 
 template <class T, int D, int BLOCK_M, int BLOCK_N, int WARPS, unsigned FEATURES>
@@ -93,13 +88,18 @@ DEVICE void forward(const Call& call) {
   }
   for (int index = range.end - 1; index >= range.begin; --index) {
     int column = index * BLOCK_N;
+    u64 kept[M];
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      if (has<FEATURES>(call, DROPOUT))
+        kept[m] = kept_of_rows<BLOCK_N / 8>(call, work, row + own_row + 16 * m, column);
     wait_copies<0>();
     block_sync();  // K (and Q) are there for all; nobody reads the last V any more
     fetch_keys(v_tile, v_rows, call.v, index);
 
     // S = Q K^T  (line 8)
     float s[M][BLOCK_N / 8][4];
-    rows_by_rows<T, D>(s, q_tile, own_row, k_tile);
+    rows_by_rows<T, D, FEATURES>(s, q_tile, own_row, k_tile);
 
     wait_copies<0>();
     block_sync();  // V is there for all; nobody reads K any more
@@ -112,7 +112,7 @@ DEVICE void forward(const Call& call) {
       int first = row + own_row + 16 * m;
       prepare_scores<FEATURES>(call, work, s[m], first, column, slope, masked);
       online_softmax(state[m], s[m], acc[m], factor);
-      if (has<FEATURES>(call, DROPOUT)) drop(call, work, s[m], first, column);
+      if (has<FEATURES>(call, DROPOUT)) drop(s[m], kept[m]);
     }
 
     // O += P V  (line 10)

@@ -43,13 +43,12 @@ struct Weights {
 };
 
 template <unsigned FEATURES>
-DEVICE Weights weights(const Call& call, const Work& work, float raw, float dp, int query, int key, int head,
-                       float slope, RowStatistics row, bool visible) {
-  Score s = score<FEATURES>(call, raw, key - query - work.diagonal, slope);
+DEVICE Weights weights(const Call& call, float raw, float dp, int distance, float slope, RowStatistics row, bool keep,
+                       bool visible) {
+  Score s = score<FEATURES>(call, raw, distance, slope);
   float p = exp2(fma(s.value, exponent_factor<FEATURES>(call), -row.lse_log2));
   float w = p;
   if (has<FEATURES>(call, DROPOUT)) {
-    bool keep = kept(call, dropout_words(work, head, query, key), key);
     w = keep ? p : 0.0f;
     dp = keep ? dp * call.keep_scale : 0.0f;
   }
@@ -61,34 +60,34 @@ DEVICE Weights weights(const Call& call, const Work& work, float raw, float dp, 
 // dS in place of dP, of fragments of queries from `row` down and keys from `column` across.
 template <unsigned FEATURES, bool MASKED, int N>
 DEVICE void score_gradients(const Call& call, const Work& work, const float (&s)[N][4], float (&ds)[N][4], int row,
-                            int column, float slope, const RowStatistics (&statistics)[2]) {
+                            int column, float slope, const RowStatistics (&statistics)[2], u64 kept) {
   int lane = static_cast<int>(lane_index());
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       int query = row + lane / 4 + e / 2 * 8, key = column + 8 * n + lane % 4 * 2 + e % 2;
-      ds[n][e] = weights<FEATURES>(call, work, s[n][e], ds[n][e], query, key, work.head, slope, statistics[e / 2],
-                                   !MASKED || is_visible(call, work, query, key))
+      ds[n][e] = weights<FEATURES>(call, s[n][e], ds[n][e], key - query - work.diagonal, slope, statistics[e / 2],
+                                   is_kept(kept, 4 * n + e), !MASKED || is_visible(call, work, query, key))
                      .ds;
     }
 }
 
 template <unsigned FEATURES, int N>
 DEVICE void score_gradients(const Call& call, const Work& work, const float (&s)[N][4], float (&ds)[N][4], int row,
-                            int column, float slope, const RowStatistics (&statistics)[2], bool masked) {
-  // Dropout's code is long and slow: one copy of it, with a mask that costs little beside it.
-  if (masked || has<FEATURES>(call, DROPOUT))
-    score_gradients<FEATURES, true>(call, work, s, ds, row, column, slope, statistics);
+                            int column, float slope, const RowStatistics (&statistics)[2], u64 kept, bool masked) {
+  // Of longer code one copy, with a mask that costs little beside it.
+  if (masked || has<FEATURES>(call, DROPOUT) || has<FEATURES>(call, SOFTCAP))
+    score_gradients<FEATURES, true>(call, work, s, ds, row, column, slope, statistics, kept);
   else
-    score_gradients<FEATURES, false>(call, work, s, ds, row, column, slope, statistics);
+    score_gradients<FEATURES, false>(call, work, s, ds, row, column, slope, statistics, kept);
 }
 
 // P^T and dS^T in place of S^T and dP^T: fragments of keys from `key` down and queries from `row` across, whose
 // (lse, delta) begin at `statistics`.
 template <unsigned FEATURES, bool MASKED, int M, int N>
 DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M][N][4], float (&ds)[M][N][4], int row,
-                               int key, int head, float slope, Shared statistics) {
+                               int key, float slope, Shared statistics, u64 kept) {
   int lane = static_cast<int>(lane_index());
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -102,7 +101,8 @@ DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M]
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           int e = 2 * half + side, own_query = row + query + side, own_key = key + 16 * m + lane / 4 + 8 * half;
-          Weights one = weights<FEATURES>(call, work, p[m][n][e], ds[m][n][e], own_query, own_key, head, slope, own,
+          Weights one = weights<FEATURES>(call, p[m][n][e], ds[m][n][e], own_key - own_query - work.diagonal, slope, own,
+                                          is_kept(kept, 4 * (m * N + n) + e),
                                           !MASKED || is_visible(call, work, own_query, own_key));
           p[m][n][e] = one.w;
           ds[m][n][e] = one.ds;
@@ -113,10 +113,10 @@ DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M]
 
 template <unsigned FEATURES, int M, int N>
 DEVICE void transposed_weights(const Call& call, const Work& work, float (&p)[M][N][4], float (&ds)[M][N][4], int row,
-                               int key, int head, float slope, Shared statistics, bool masked) {
-  if (masked || has<FEATURES>(call, DROPOUT))  // as above
-    transposed_weights<FEATURES, true>(call, work, p, ds, row, key, head, slope, statistics);
+                               int key, float slope, Shared statistics, u64 kept, bool masked) {
+  if (masked || has<FEATURES>(call, DROPOUT) || has<FEATURES>(call, SOFTCAP))  // as above
+    transposed_weights<FEATURES, true>(call, work, p, ds, row, key, slope, statistics, kept);
   else
-    transposed_weights<FEATURES, false>(call, work, p, ds, row, key, head, slope, statistics);
+    transposed_weights<FEATURES, false>(call, work, p, ds, row, key, slope, statistics, kept);
 }
 }  // namespace fa2

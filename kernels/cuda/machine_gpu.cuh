@@ -183,7 +183,11 @@ DEVICE float exp2(float x) {
   return y;
 }
 DEVICE float log2(float x) { return ::log2f(x); }
-DEVICE float tanh(float x) { return ::tanhf(x); }
+DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 DEVICE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 DEVICE float maximum(float a, float b) { return ::fmaxf(a, b); }
 DEVICE float absolute(float x) { return ::fabsf(x); }

@@ -255,7 +255,7 @@ DEVICE float as_float(u32 bits) { return std::bit_cast<float>(bits); }
 DEVICE u32 as_bits(float value) { return std::bit_cast<u32>(value); }
 DEVICE float exp2(float x) { return std::exp2(x); }
 DEVICE float log2(float x) { return std::log2(x); }
-DEVICE float tanh(float x) { return std::tanh(x); }
+DEVICE float reciprocal(float x) { return 1.0f / x; }
 DEVICE float fma(float a, float b, float c) { return std::fma(a, b, c); }
 DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
 DEVICE float absolute(float x) { return std::fabs(x); }

@@ -38,10 +38,11 @@ DEVICE void probabilities(const Call& call) {
                                               work.k.length - column);
     commit_copies();
     wait_copies<0>();
+    u64 kept = has<FEATURES>(call, DROPOUT) ? kept_of_rows<BLOCK_N / 8>(call, work, row + own_row, column) : 0;
     block_sync();  // K (and Q) are there for all
 
     float s[1][BLOCK_N / 8][4];
-    rows_by_rows<T, D>(s, q_tile, own_row, k_tile);
+    rows_by_rows<T, D, FEATURES>(s, q_tile, own_row, k_tile);
 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -57,7 +58,7 @@ DEVICE void probabilities(const Call& call) {
           if (key < keys.first || key > keys.last) continue;
           Score found = score<FEATURES>(call, s[0][n][e], key - query - work.diagonal, slope);
           float p = exp2(fma(found.value, factor, -lse_log2));
-          if (has<FEATURES>(call, DROPOUT) && !kept(call, dropout_words(work, work.head, query, key), key)) p = -p;
+          if (has<FEATURES>(call, DROPOUT) && !is_kept(kept, 4 * n + e)) p = -p;
           store(plane + (query * call.weights.row_stride + key), static_cast<u16>(pack<T>(p, 0.0f)));
         }
     }

@@ -6,8 +6,13 @@
 #include "tile.cuh"
 
 namespace fa2 {
+// How many of the D / 16 steps of a product over head_dim are one piece of code. All of them where that pays; with features
+// fewer, and of a wide head: their code is long, and takes long to compile.
+template <int D, unsigned FEATURES>
+constexpr int STEPS = FEATURES != 0 ? 2 : D > 128 ? 8 : D / 16;
+
 // acc = A B^T: rows [first, first + 16 M) of tile A against all 8 N rows of tile B, summed over head_dim.
-template <class T, int D, int M, int N>
+template <class T, int D, unsigned FEATURES, int M, int N>
 DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared b_tile) {
   static_assert(N % 2 == 0);
   constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
@@ -20,7 +25,8 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
       for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
   Shared a_rows = chunk_address<D>(a_tile, first + lane % 16, lane / 16);
   Shared b_rows = chunk_address<D>(b_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
-#pragma unroll
+  constexpr int TOGETHER = STEPS<D, FEATURES>;
+#pragma unroll TOGETHER
   for (int k = 0; k < D / 16; ++k) {
     u32 a[M][4];
 #pragma unroll

@@ -80,7 +80,8 @@ DEVICE void store_rows(const Call& call, const float (&acc)[N][4], Shared tile, 
       shared_store(chunk_address<D>(tile, first + lane / 4 + 8 * half, column / 8 + n) + lane % 4 * 4,
                    pack<T>(acc[n][2 * half], acc[n][2 * half + 1]));
   warp_sync();  // the rows are whole
-#pragma unroll
+  constexpr int COPIES = FEATURES & NARROW ? 1 : N / 2;  // as above
+#pragma unroll COPIES
   for (int i = 0; i < N / 2; ++i) {
     int at = i * 32 + lane;
     int row = first + at / N, chunk = at % N;
