@@ -48,6 +48,11 @@ class Configuration:
         """This, or what replaces it for a call that descriptors cannot serve."""
         return self if by_descriptors or self.addressed is None else self.addressed
 
+    def __str__(self) -> str:
+        loads = (", TMA" if self.resting else ", TMA for what moves") if self.descriptors else ""
+        stages = f"{self.num_stages} stage{'s' if self.num_stages > 1 else ''}"
+        return f"{self.block_m:3} x {self.block_n:3}, {self.num_warps} warps, {stages}{loads}"
+
     def box_rows(self, over: Side) -> dict[str, int]:
         """Rows of a tile of each tensor that descriptors load, for a pass that walks over `over`."""
         rows = {"q": self.block_m, "dout": self.block_m, "k": self.block_n, "v": self.block_n}
@@ -128,11 +133,14 @@ _INTERPRETED: dict[Pass, Configuration] = {
 }
 
 
-def configuration(name: Pass, block_d: int, device: torch.device) -> Configuration:
-    """Look up the configuration of one pass for tensors on `device`."""
+def table_entry(name: Pass, block_d: int, device: torch.device) -> Configuration:
+    """Look up one pass in the table, for tensors on `device`.
+
+    Raises ValueError if that is a GPU whose blocks have less shared memory than any entry is made for.
+    """
     if device.type == "cpu":
         return _INTERPRETED[name]
-    return compiled_configuration(name, block_d, _shared_memory(device))
+    return compiled_configuration(name, block_d, shared_memory(device))
 
 
 def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Configuration:
@@ -155,7 +163,7 @@ def has_tma(device: torch.device) -> bool:
 
 
 @cache
-def _shared_memory(device: torch.device) -> int:
+def shared_memory(device: torch.device) -> int:
     """KB of shared memory that one block may have, opted in."""
     properties = torch.cuda.get_device_properties(device)
     return int(properties.shared_memory_per_block_optin) // 1024  # type: ignore[attr-defined]  # torch's stub lacks it
