@@ -54,7 +54,7 @@ def neighbours(name: Pass, block_d: int, shared_memory: int, *, tma: bool) -> tu
         if min(step.block_m, step.block_n) >= _SIDES[0]
         and max(step.block_m, step.block_n) <= _SIDES[1]
         and _STAGES[0] <= step.num_stages <= _STAGES[1]
-        and fits(name, block_d, step, shared_memory - _scratch_kb(name, block_d, step))
+        and fits(name, block_d, step, shared_memory - _scratch_kb(name, block_d, step, tma=tma))
     )
     return tuple(dict.fromkeys((entry, *steps)))[:MOST]
 
@@ -117,10 +117,12 @@ def _shared_kb(name: Pass, head_dim: int, block_m: int, block_n: int, num_stages
     return 2 * head_dim * (resident + moving * max(1, num_stages - 1)) / 1024
 
 
-def _scratch_kb(name: Pass, head_dim: int, config: Configuration) -> float:
+def _scratch_kb(name: Pass, head_dim: int, config: Configuration, *, tma: bool) -> float:
     """KB that a call may need beyond `_shared_kb`: a tile that is read both ways, or scores that change their layout.
 
-    The race sees one plain call. What wins it must also hold calls with every feature, or without aligned rows.
+    The race sees one plain call. What wins it must also hold calls with every feature, or without aligned rows. GPUs
+    that have TMA keep as many of the tiles that move as there are stages, others one less.
     """
-    moving = config.block_m if name == "backward_dkdv" else config.block_n
-    return max(2 * head_dim * moving, 4 * config.block_m * config.block_n) / 1024
+    moving = 2 * head_dim * (config.block_m if name == "backward_dkdv" else config.block_n)
+    last_stage = 2 * moving if tma and config.num_stages > 1 else 0
+    return (last_stage + max(moving, 4 * config.block_m * config.block_n)) / 1024

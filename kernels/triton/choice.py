@@ -13,7 +13,6 @@ first call took.
 
 import logging
 import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -46,7 +45,6 @@ _IDLE_PATIENCE, _LOCK_PATIENCE = 10.0, 60.0
 
 _log = logging.getLogger(__name__)
 _taken: dict[tuple[Pass, int, torch.device], Configuration] = {}
-_racing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,7 @@ def _choose(name: Pass, block_d: int, device: torch.device) -> Configuration:
     entrants = neighbours(name, block_d, gpu.shared_memory, tma=gpu.tma)
     if _must_not_race(device):
         return _remembered(gpu, name, block_d, entrants) or entry
-    with _racing:
-        return _taken.get(key) or _taken.setdefault(key, _settle(gpu, name, block_d, entrants, device))
+    return _taken.setdefault(key, _settle(gpu, name, block_d, entrants, device))
 
 
 def _asked() -> str:
@@ -172,7 +169,8 @@ def _settle(
         if found is None:
             # Before the lock: what the stream waits for may be another process, which may be waiting for the lock.
             _wait_until_idle(device)
-            with FileLock(f"{file}.lock", timeout=_LOCK_PATIENCE):
+            # One for all races, of threads and processes: two at a time would time each other.
+            with FileLock(file.with_name("race.lock"), timeout=_LOCK_PATIENCE):
                 found = remembered.read(file, key, entrants)
                 if found is None:
                     return _race(gpu, key, entrants, device)
@@ -222,13 +220,16 @@ def _race(gpu: Gpu, key: remembered.Key, entrants: tuple[Configuration, ...], de
 def _result(
     name: Pass, block_d: int, entrants: tuple[Configuration, ...], device: torch.device, deadline: float
 ) -> Result[Configuration]:
-    """Compile and time, on a stream and in memory that nobody else uses; the memory is the GPU's again afterwards."""
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Only torch's own allocator has pools. One that goes away gives back its memory, and nothing of the caller's.
-        pool = torch.cuda.MemPool() if torch.cuda.get_allocator_backend() == "native" else None
-        with torch.cuda.stream(stream), torch.cuda.use_mem_pool(pool, device) if pool else nullcontext():
-            return _timed(name, block_d, entrants, device, deadline)
+    """Compile and time, on a stream and in memory that nobody else uses; the memory is the GPU's again afterwards.
+
+    In a thread that ends with it: `device` stays the thread's until the pool is gone, lest CUDA begin on another GPU.
+    """
+    torch.cuda.set_device(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # Only torch's own allocator has pools. One that goes away gives back its memory, and nothing of the caller's.
+    pool = torch.cuda.MemPool() if torch.cuda.get_allocator_backend() == "native" else None
+    with torch.cuda.stream(stream), torch.cuda.use_mem_pool(pool, device) if pool else nullcontext():
+        return _timed(name, block_d, entrants, device, deadline)
 
 
 def _timed(

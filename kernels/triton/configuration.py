@@ -3,8 +3,9 @@
 Compute capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB. Of the entries for 227 KB
 those of the forward and of both passes of the backward at 64, 128 and 256 won races on an H200 (docs/results). No other
 entry was raced: there blocks are as large as registers and shared memory allow, since the work a byte loaded grows with
-the block. A GPU takes the entry of the largest level that it reaches; why the table alone decides is in
-docs/decisions/0006-tiles-from-a-table.md.
+the block. A GPU takes the entry of the largest level that it reaches, or, where no row was raced for it, what won
+against that entry in one race there: `fa2verify.kernels.triton.choice` has that rule, and
+docs/decisions/0006-tiles-from-a-table.md says why nothing is measured in every process.
 `python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory;
 `python -m fa2verify.kernels.triton.tune` races others against them on a GPU.
 """

@@ -108,7 +108,7 @@ def test_passes_whose_tiles_hardly_matter_never_race(name: Pass, machine: Machin
 
 
 def _capturing(device: object) -> Callable[[pytest.MonkeyPatch], AbstractContextManager[Any]]:
-    """A graph is captured on `device`, which is current only where None."""
+    """A graph is captured on `device`, or, if that is None, on another one, which is current."""
 
     def begin(monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[Any]:
         inside = [device is None]
@@ -118,7 +118,7 @@ def _capturing(device: object) -> Callable[[pytest.MonkeyPatch], AbstractContext
                 self.entered = entered
 
             def __enter__(self) -> None:
-                inside[0] = inside[0] or self.entered == device
+                inside[0] = self.entered == device
 
             def __exit__(self, *_: object) -> None:
                 inside[0] = device is None

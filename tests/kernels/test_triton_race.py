@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import product
 
 import pytest
@@ -51,6 +51,10 @@ def test_a_tile_that_leaves_no_room_for_every_feature_takes_no_part() -> None:
     crowded = Configuration(64, 128, 4, 2)
     assert fits("forward", 128, crowded, 99)
     assert crowded not in neighbours("forward", 128, 99, tma=False)
+    # 289 KB, where two stages are two of K and two of V.
+    entry, *others = neighbours("forward", 256, 227, tma=True)
+    assert entry.num_stages == 1
+    assert all(config.num_stages == 1 for config in others)
 
 
 def test_an_entrant_far_behind_leaves_and_the_reference_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +105,16 @@ def test_what_would_compile_too_late_is_left_out(
 
 
 @pytest.mark.skipif(not interpreting(), reason="on a GPU the first call itself is the test")
+def test_the_backwards_statistics_are_the_forwards() -> None:
+    shape = race.Shape(head_dim=16, causal=True, seqlen=32, tokens=64, hidden=32)
+    tensors = race.Tensors(shape, torch.device("cpu"))
+    assert torch.equal(tensors.out[:, 0], tensors.v[:, 0])  # the first query sees one key
+    assert tensors.q.shape == (2, 32, 2, 16)
+    assert torch.isfinite(tensors.lse_log2).all()
+    assert torch.isfinite(tensors.delta).all()
+
+
+@pytest.mark.skipif(not interpreting(), reason="on a GPU the first call itself is the test")
 @pytest.mark.parametrize("name", RACED)
 def test_a_first_call_races_its_own_pass_on_the_fixed_shape(name: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant in ("_SEQLEN", "_TOKENS", "_HIDDEN"):
@@ -116,6 +130,38 @@ def test_a_first_call_races_its_own_pass_on_the_fixed_shape(name: Pass, monkeypa
     # The third was not compiled in time.
     assert {config: len(times) for config, times in result.samples.items()} == dict.fromkeys(entrants[:2], 11)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("backend", ["native", "cudaMallocAsync"])
+def test_a_first_calls_race_is_apart_and_leaves_no_memory(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Memory:
+        def __del__(self) -> None:
+            seen.append("pool gone")
+
+    @contextmanager
+    def within(what: str) -> Iterator[None]:
+        seen.append(f"in {what}")
+        yield
+        seen.append(f"out of {what}")
+
+    def timed(*_: object) -> race.Result[Configuration]:
+        seen.append("raced")
+        return race.Result({}, {})
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(f"on {device}"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "MemPool", Memory)
+    monkeypatch.setattr(torch.cuda, "use_mem_pool", lambda pool, device: within(f"pool of {device}"))
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
+    monkeypatch.setattr(choice, "_timed", timed)
+    choice._result("forward", 64, (), torch.device("cuda", 1), math.inf)
+    pools = [entry for entry in seen if "pool" in entry]
+    assert pools == (["in pool of cuda:1", "out of pool of cuda:1", "pool gone"] if backend == "native" else [])
+    rest = [entry for entry in seen if "pool" not in entry]
+    assert rest == ["on cuda:1", "in stream of cuda:1", "raced", "out of stream of cuda:1"]
 
 
 def _race(
