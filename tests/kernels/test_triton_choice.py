@@ -101,6 +101,13 @@ def test_a_wrong_value_of_the_knob_is_named(machine: Machine, monkeypatch: pytes
         taken()
 
 
+def test_a_configuration_says_itself_in_a_line() -> None:
+    assert str(Configuration(64, 128, 4, 1)) == " 64 x 128, 4 warps, 1 stage"
+    assert str(Configuration(64, 128, 8, 2, descriptors=True)) == " 64 x 128, 8 warps, 2 stages, TMA"
+    moving = Configuration(64, 128, 8, 2, descriptors=True, resting=False)
+    assert str(moving) == " 64 x 128, 8 warps, 2 stages, TMA for what moves"
+
+
 @pytest.mark.parametrize("name", ["preprocess", "probabilities"])
 def test_passes_whose_tiles_hardly_matter_never_race(name: Pass, machine: Machine) -> None:
     assert configuration(name, 64, DEVICE) == compiled_configuration(name, 64, 99)
