@@ -9,7 +9,7 @@ import io
 from functools import cache
 from typing import Any
 
-from fa2verify.kernels.cuda.cache import cache_folder
+from fa2verify.kernels.cache import cache_folder
 from fa2verify.kernels.cuda.configuration import Variant
 from fa2verify.kernels.cuda.source import gpu_source
 

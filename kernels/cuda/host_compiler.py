@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from fa2verify.kernels.cuda.cache import cache_folder
+from fa2verify.kernels.cache import cache_folder
 
 # More flags for all that is built, for example a sanitizer's; see README.md.
 _MORE_FLAGS = tuple(os.environ.get("FA2VERIFY_EMULATOR_FLAGS", "").split())

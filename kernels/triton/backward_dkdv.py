@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.triton.arguments import padded_block_d
-from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.choice import configuration
+from fa2verify.kernels.triton.configuration import Configuration
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
 from fa2verify.kernels.triton.mask import diagonal_of, lower_of, query_range, upper_of, visible
@@ -39,7 +40,10 @@ def backward_dkdv(
     dv: Tensor,
     config: Configuration | None = None,
 ) -> None:
-    """Fill `dk` and `dv`, like k and v. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
+    """Fill `dk` and `dv`, like k and v. `lse_log2` and `delta` are `preprocess`'s.
+
+    `config` replaces `choice.configuration`'s.
+    """
     config = config or configuration("backward_dkdv", padded_block_d(call.head_dim), q.device)
     tensors = {"q": q, "k": k, "v": v, "dout": dout, "dk": dk, "dv": dv, "lse_log2": lse_log2, "delta": delta}
     walk(backward_dkdv_kernel, "queries", call, tensors, config)

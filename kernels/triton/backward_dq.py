@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.triton.arguments import padded_block_d
-from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.choice import configuration
+from fa2verify.kernels.triton.configuration import Configuration
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
@@ -36,7 +37,7 @@ def backward_dq(
     dq: Tensor,
     config: Configuration | None = None,
 ) -> None:
-    """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces the table's."""
+    """Fill `dq`, like q. `lse_log2` and `delta` are `preprocess`'s; `config` replaces `choice.configuration`'s."""
     config = config or configuration("backward_dq", padded_block_d(call.head_dim), q.device)
     tensors = {"q": q, "k": k, "v": v, "dout": dout, "dq": dq, "lse_log2": lse_log2, "delta": delta}
     walk(backward_dq_kernel, "keys", call, tensors, config)

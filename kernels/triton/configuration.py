@@ -3,8 +3,9 @@
 Compute capability 9.0 gives a block 227 KB, 8.0 gives 163 KB, 8.6, 8.9 and 12.0 give 99 KB. Of the entries for 227 KB
 those of the forward and of both passes of the backward at 64, 128 and 256 won races on an H200 (docs/results). No other
 entry was raced: there blocks are as large as registers and shared memory allow, since the work a byte loaded grows with
-the block. A GPU takes the entry of the largest level that it reaches; why the table alone decides is in
-docs/decisions/0006-tiles-from-a-table.md.
+the block. A GPU takes the entry of the largest level that it reaches, or, where no row was raced for it, what won
+against that entry in one race there: `fa2verify.kernels.triton.choice` has that rule, and
+docs/decisions/0006-tiles-from-a-table.md says why nothing is measured in every process.
 `python -m fa2verify.kernels.triton.compile_check` compiles every entry and shows registers, spills and shared memory;
 `python -m fa2verify.kernels.triton.tune` races others against them on a GPU.
 """
@@ -47,6 +48,11 @@ class Configuration:
     def served(self, *, by_descriptors: bool) -> "Configuration":
         """This, or what replaces it for a call that descriptors cannot serve."""
         return self if by_descriptors or self.addressed is None else self.addressed
+
+    def __str__(self) -> str:
+        loads = (", TMA" if self.resting else ", TMA for what moves") if self.descriptors else ""
+        stages = f"{self.num_stages} stage{'s' if self.num_stages > 1 else ''}"
+        return f"{self.block_m:3} x {self.block_n:3}, {self.num_warps} warps, {stages}{loads}"
 
     def box_rows(self, over: Side) -> dict[str, int]:
         """Rows of a tile of each tensor that descriptors load, for a pass that walks over `over`."""
@@ -128,11 +134,14 @@ _INTERPRETED: dict[Pass, Configuration] = {
 }
 
 
-def configuration(name: Pass, block_d: int, device: torch.device) -> Configuration:
-    """Look up the configuration of one pass for tensors on `device`."""
+def table_entry(name: Pass, block_d: int, device: torch.device) -> Configuration:
+    """Look up one pass in the table, for tensors on `device`.
+
+    Raises ValueError if that is a GPU whose blocks have less shared memory than any entry is made for.
+    """
     if device.type == "cpu":
         return _INTERPRETED[name]
-    return compiled_configuration(name, block_d, _shared_memory(device))
+    return compiled_configuration(name, block_d, shared_memory(device))
 
 
 def compiled_configuration(name: Pass, block_d: int, shared_memory: int) -> Configuration:
@@ -155,7 +164,7 @@ def has_tma(device: torch.device) -> bool:
 
 
 @cache
-def _shared_memory(device: torch.device) -> int:
+def shared_memory(device: torch.device) -> int:
     """KB of shared memory that one block may have, opted in."""
     properties = torch.cuda.get_device_properties(device)
     return int(properties.shared_memory_per_block_optin) // 1024  # type: ignore[attr-defined]  # torch's stub lacks it

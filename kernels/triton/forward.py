@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.triton.arguments import padded_block_d
-from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.choice import configuration
+from fa2verify.kernels.triton.configuration import Configuration
 from fa2verify.kernels.triton.device import device
 from fa2verify.kernels.triton.dropout import kept, seed_of
 from fa2verify.kernels.triton.mask import diagonal_of, key_range, lower_of, upper_of, visible
@@ -33,7 +34,7 @@ def forward(
     """Fill `out` (like q) and `lse`, contiguous fp32 (batch, heads_q, seqlen_q), varlen (heads_q, total_q).
 
     Tensors may have any strides but in the last dimension, which is contiguous. Rows past the last sequence of a packed
-    batch are left alone. `config` replaces the table's.
+    batch are left alone. `config` replaces `choice.configuration`'s.
     """
     config = config or configuration("forward", padded_block_d(call.head_dim), q.device)
     walk(forward_kernel, "keys", call, {"q": q, "k": k, "v": v, "out": out, "lse": lse}, config)

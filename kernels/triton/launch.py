@@ -28,6 +28,11 @@ def compile_only() -> Iterator[None]:
         _compile_only.reset(token)
 
 
+def compiling_only() -> bool:
+    """Whether this is within `compile_only`."""
+    return _compile_only.get()
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A launch without its tensors: what is kept of it, see `fa2verify.kernels.interface.signature`.

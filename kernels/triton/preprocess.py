@@ -15,7 +15,8 @@ from torch import Tensor
 from fa2verify.kernels.interface.call import Call
 from fa2verify.kernels.interface.signature import MOST, Layout, placed
 from fa2verify.kernels.triton.arguments import arguments, padded_block_d
-from fa2verify.kernels.triton.configuration import Configuration, configuration
+from fa2verify.kernels.triton.choice import configuration
+from fa2verify.kernels.triton.configuration import Configuration
 from fa2verify.kernels.triton.launch import Launch, prepare
 from fa2verify.kernels.triton.sequence import program_work, sequence_extent
 from fa2verify.kernels.triton.specialisation import UNSPECIALISED

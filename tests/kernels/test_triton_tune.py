@@ -11,32 +11,33 @@ import torch
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.kernels.triton import tune
+from fa2verify.kernels.triton import race, tune
+from fa2verify.kernels.triton.candidates import candidates
 from fa2verify.kernels.triton.configuration import Configuration, Pass
 from fa2verify.kernels.triton.mode import interpreting
 
 NAMES: tuple[Pass, ...] = ("forward", "backward_dkdv", "backward_dq")
-SHAPE = tune.Shape(head_dim=16, causal=True, seqlen=32)
+SHAPE = race.Shape(head_dim=16, causal=True, seqlen=32, tokens=32, hidden=32)
 pytestmark = pytest.mark.skipif(not interpreting(), reason="on a GPU the script itself is the test")
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's wall time instead of a GPU's, on tiny tensors, and two configurations."""
-    real = tune.Tensors
     monkeypatch.setattr(tune, "HIDDEN", 32)
     monkeypatch.setattr(tune, "TOKENS", 32)
     monkeypatch.setattr(tune, "_ROUNDS", 3)
-    monkeypatch.setattr(tune, "_MIN_MS", 1e-6)
-    monkeypatch.setattr(tune, "Tensors", lambda shape: real(shape, "cpu"))
+    monkeypatch.setattr(race, "_MIN_MS", 1e-6)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(tune, "Tensors", lambda shape, device: race.Tensors(shape, torch.device("cpu")))
     monkeypatch.setattr(tune, "compile_all", lambda launches: None)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(tune, "_time", _wall)
+    monkeypatch.setattr(race, "synchronise", lambda: None)
+    monkeypatch.setattr(race, "timed", _wall)
     configs = (Configuration(16, 32, 1, 1), Configuration(32, 16, 1, 1, descriptors=True))
     monkeypatch.setattr(tune, "candidates", lambda name, head_dim: iter(configs))
 
 
-def _wall(launch: tune.Launch, repeats: int) -> float:
+def _wall(launch: race.Launch, repeats: int) -> float:
     begin = time.perf_counter()
     for _ in range(repeats):
         launch()
@@ -45,7 +46,7 @@ def _wall(launch: tune.Launch, repeats: int) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_race_times_every_entrant(name: Pass) -> None:
-    timings = tune.race(name, SHAPE, time.monotonic() + 60)
+    timings = tune.race_all(name, SHAPE, time.monotonic() + 60)
     assert len(timings) == 3  # two configurations and torch's
     assert [t.milliseconds for t in timings] == sorted(t.milliseconds for t in timings)
     assert all(t.milliseconds > 0 and not t.failure for t in timings)
@@ -57,7 +58,7 @@ def test_what_cannot_run_is_recorded_with_its_reason(monkeypatch: pytest.MonkeyP
         raise RuntimeError("no room\nfor this")
 
     monkeypatch.setattr("fa2verify.kernels.triton.backward_dq.backward_dq", refuse)
-    timings = tune.race("backward_dq", SHAPE, time.monotonic() + 60)
+    timings = tune.race_all("backward_dq", SHAPE, time.monotonic() + 60)
     assert [t.failure for t in timings if t.config] == ["RuntimeError: no room"] * 2
     assert next(t for t in timings if t.config is None).milliseconds > 0
 
@@ -92,7 +93,7 @@ def test_a_machine_without_a_gpu_is_refused(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_hold_what_may_win(name: Pass, head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    found = list(tune.candidates(name, head_dim))
+    found = list(candidates(name, head_dim))
     assert 4 <= len(found) <= 40
     assert len(set(found)) == len(found)
     if name == "backward_dkdv" and head_dim == 128:

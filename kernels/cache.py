@@ -1,11 +1,11 @@
-"""Where compiled variants are kept between runs."""
+"""Where what was found out about a machine, or built for it, is kept between runs."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of compiled code, made if it is not there.
+    """The folder for one kind of what is kept, made if it is not there.
 
     `FA2VERIFY_CACHE`, else `$XDG_CACHE_HOME/fa2verify`, else `~/.cache/fa2verify`.
     """
