@@ -76,6 +76,10 @@ _FORWARD: _ByShared = {
     128: {99: Tiles(128, 64)},
     256: {99: Tiles(64, 64), 227: Tiles(128, 128, 8)},
 }
+# With any of these what they add to a score needs registers: larger tiles spill, take twice as long to compile, and lost
+# the race or drew it (docs/results).
+_TERMS = Feature.SOFTCAP | Feature.ALIBI | Feature.DROPOUT
+_FORWARD_WITH_TERMS = {96: Tiles(64, 64), 128: Tiles(64, 64), 256: Tiles(64, 64)}
 # The one-pass backward. From registers, a warp has 32 keys where two accumulators of 32 x head_dim fit its own, since
 # each load of a query then serves twice as many products, and else 16. Through shared memory its keys of the scores are
 # not those of its accumulators. Of the forward and of this, 64, 128 and 256 were raced on an H200 (docs/results).
@@ -175,7 +179,7 @@ def variant(
 
     Raises ValueError if the table has no entry for so little shared memory.
     """
-    tiles = tiles or _tiles(name, head_dim, shared_kb)
+    tiles = tiles or _tiles(name, head_dim, features, shared_kb)
     if tiles is None:
         raise ValueError(f"no {name} of head_dim {head_dim} fits {shared_kb} KB of shared memory")
     return Variant(name, dtype, head_dim, features, tiles)
@@ -192,8 +196,10 @@ def one_pass_tiles(head_dim: int, shared_kb: int) -> Tiles | None:
     return _for_shared(_ONE_PASS[head_dim], shared_kb)
 
 
-def _tiles(name: Name, head_dim: int, shared_kb: int) -> Tiles | None:
+def _tiles(name: Name, head_dim: int, features: Feature, shared_kb: int) -> Tiles | None:
     match name:
+        case "forward" if features & _TERMS and head_dim in _FORWARD_WITH_TERMS:
+            return _FORWARD_WITH_TERMS[head_dim]
         case "forward":
             return _for_shared(_FORWARD[head_dim], shared_kb)
         case "backward":

@@ -36,7 +36,10 @@ DEVICE Words load_words(GlobalPointer<T> from) {
 }
 template <class T>
 DEVICE void store_words(GlobalPointer<T> to, Words words) {
-  *reinterpret_cast<Words*>(to.at) = words;
+  // Assigned through a pointer, they may become four stores of a word each.
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to.at)), "r"(words.word[0]),
+               "r"(words.word[1]), "r"(words.word[2]), "r"(words.word[3])
+               : "memory");
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -144,7 +147,10 @@ DEVICE void multiply<BFloat>(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]
 }
 #undef FA2_MULTIPLY
 
-DEVICE float shuffle_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+template <class T>
+DEVICE T shuffle_xor(T x, u32 mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
 
 // Numbers
 

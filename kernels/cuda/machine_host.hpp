@@ -220,13 +220,14 @@ void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], Site site = S
   });
 }
 
-DEVICE float shuffle_xor(float x, u32 mask, Site site = Site::current()) {
+template <class T>
+DEVICE T shuffle_xor(T x, u32 mask, Site site = Site::current()) {
   struct Shuffle {
-    float value;
+    T value;
     u32 mask;
   } operand{x, mask};
   emulator::block.meet_warp("shuffle_xor", operand, site, [](Shuffle** lanes) {
-    float before[32];
+    T before[32];
     for (unsigned lane = 0; lane < 32; ++lane) before[lane] = lanes[lane]->value;
     for (unsigned lane = 0; lane < 32; ++lane) lanes[lane]->value = before[lane ^ lanes[lane]->mask];
   });
