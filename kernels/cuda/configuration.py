@@ -76,9 +76,9 @@ _FORWARD: _ByShared = {
     128: {99: Tiles(128, 64)},
     256: {99: Tiles(64, 64), 227: Tiles(128, 128, 8)},
 }
-# With any of these what they add to a score needs registers: larger tiles spill, take twice as long to compile, and lost
+# With any of these what is done to a score needs registers: larger tiles spill, take twice as long to compile, and lost
 # the race or drew it (docs/results).
-_TERMS = Feature.SOFTCAP | Feature.ALIBI | Feature.DROPOUT
+_TERMS = Feature.SOFTCAP | Feature.ALIBI | Feature.DROPOUT | Feature.PRESCALE
 _FORWARD_WITH_TERMS = {96: Tiles(64, 64), 128: Tiles(64, 64), 256: Tiles(64, 64)}
 # The one-pass backward. From registers, a warp has 32 keys where two accumulators of 32 x head_dim fit its own, since
 # each load of a query then serves twice as many products, and else 16. Through shared memory its keys of the scores are
