@@ -62,31 +62,25 @@ _TWO_ACCUMULATORS = (
     "dK and dV are two accumulators of a warp, and leave few registers: addresses are stored before the loop and read "
     "back once a tile, with dropout between products too (read off the disassembly)"
 )
-_PHILOX = (
-    "with dropout alone ptxas takes 255 registers (176 without) to interleave Philox for many scores; the seed is two "
-    "of them, and lives as long as the kernel"
-)
 _FOUR_TILES = (
     "dK, dV, S and dP take 192 of a thread's 255 registers, on 8.6, 8.9 and 12.0 dK, dV and dQ as many; what a feature "
     "adds to addresses and row statistics does not always fit the rest"
 )
 _OCCUPANCY = "ptxas stops at 128 registers, with which two blocks fit a multiprocessor, and spills addresses"
 SPILLS: tuple[Spill, ...] = (
-    Spill("forward", (32,), 80, _TWO_FRAGMENTS),
-    Spill("forward", (64,), 224, "S, 16 x 128 a warp, is 64 registers of a thread; all features at once need the rest"),
-    Spill("forward", (96, 128), 384, _TWO_FRAGMENTS),
-    Spill("forward", (256,), 224, "O is an accumulator of 16 x 256; narrow rows add their masks and elements to it"),
-    Spill("backward", (32,), 56, _PHILOX),
-    Spill("backward", (64, 96, 128, 256), 108, _FOUR_TILES),
-    Spill("backward_dkdv", (32,), 100, _PHILOX),
-    Spill("backward_dkdv", (64, 96, 128, 256), 160, _TWO_ACCUMULATORS),
-    Spill("backward_dq", (32,), 16, _OCCUPANCY),
-    Spill("backward_dq", (64, 96, 128, 256), 136, "Philox or narrow rows beside dQ, S and dP"),
+    Spill("forward", (64,), 8, "the mask of dropout, two registers, lives beside S, 16 x 128 a warp"),
+    Spill("forward", (96, 128), 212, _TWO_FRAGMENTS),
     Spill(
-        "probabilities", (128,), 24, "ptxas stops at 80 registers, with which six blocks fit; a kernel for tests alone"
+        "forward", (256,), 40, "O is an accumulator of 16 x 256 and S one of 16 x 128: 192 of a thread's 255 registers"
     ),
+    Spill("backward", (64, 96, 128, 256), 148, _FOUR_TILES),
+    Spill("backward_dkdv", (96, 128, 256), 188, _TWO_ACCUMULATORS),
+    Spill("backward_dq", (32,), 64, _OCCUPANCY),
     Spill(
-        "probabilities", (256,), 16, "ptxas stops at 72 registers, with all features at once; a kernel for tests alone"
+        "probabilities",
+        (96, 128),
+        16,
+        "ptxas stops at 64 or 80 registers, with which six or more blocks fit; a kernel for tests alone",
     ),
 )
 

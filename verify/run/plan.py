@@ -137,7 +137,9 @@ def parts(
 
 
 def related_parts(registered: Registered, *, examples: int, size: Size) -> list[Part]:
-    """The test of one kernel's relations between calls; none if it takes no problem.
+    """The tests of one kernel's relations between calls; none if it takes no problem.
+
+    A kernel that compiles for each shape does so several times a problem here, for a minute: each is a test of its own.
 
     examples  a profile's number of problems for forward alone
     """
@@ -148,7 +150,7 @@ def related_parts(registered: Registered, *, examples: int, size: Size) -> list[
     except NothingSupported:
         return []
     total = max(1, round(examples / _RELATED * kernel.budget))
-    count = math.ceil(total / _PART)
+    count = total if kernel.budget < 1 else math.ceil(total / _PART)
     return [Part(registered, drawn, math.ceil((total - index) / count), index, related=True) for index in range(count)]
 
 
