@@ -60,7 +60,7 @@ _TWO_FRAGMENTS = (
 )
 _TWO_ACCUMULATORS = (
     "dK and dV are two accumulators of a warp, and leave few registers: addresses are stored before the loop and read "
-    "back once a tile, with dropout between products too (read off the disassembly)"
+    "back once a tile (read off the disassembly)"
 )
 _FOUR_TILES = (
     "dK, dV, S and dP take 192 of a thread's 255 registers, on 8.6, 8.9 and 12.0 dK, dV and dQ as many; what a feature "
