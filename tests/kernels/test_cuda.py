@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fa2verify.kernels.cuda import emulator, kernel
+from fa2verify.kernels.cuda import configuration, emulator, kernel
 from fa2verify.kernels.cuda.attention import attention
 from fa2verify.kernels.cuda.backend import CudaBackend
 from fa2verify.kernels.cuda.call import CallStructure, make_structure
@@ -18,6 +18,7 @@ from fa2verify.kernels.cuda.configuration import (
     SHARED_KB,
     Feature,
     Name,
+    Variant,
     one_pass_tiles,
     variant,
     variants,
@@ -85,6 +86,21 @@ def test_tiles_of_gpus_with_less_shared_memory(head_dim: int, shared_kb: int, mo
     p = problem(150, 140, head_dim=head_dim, heads_q=2, causal="bottom_right")
     assert ("backward" in launched(p, monkeypatch)) == (one_pass_tiles(head_dim, shared_kb) is not None)
     check(p)
+
+
+def test_tiles_beside_terms_of_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator decides on features at run time, in tiles of plain scores but for this test."""
+    beside = variant("forward", "float16", 128, Feature.DROPOUT).tiles
+    plain = [variant("forward", "float16", 128, features).tiles for features in (Feature(0), Feature.NARROW)]
+    assert beside not in plain
+    assert plain[0] == plain[1]
+    monkeypatch.setitem(configuration._FORWARD, 128, {SHARED_KB[0]: beside})
+    p = problem(151, 141, head_dim=128, dropout=0.3, dropout_seed=7, softcap=5.0, causal="bottom_right")
+    launched: list[Variant] = []
+    run = emulator.launch
+    monkeypatch.setattr(emulator, "launch", lambda chosen, *others: (launched.append(chosen), run(chosen, *others)))
+    check(p)
+    assert launched[0].tiles == beside
 
 
 def test_atomics_of_gpus_that_add_one_float_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

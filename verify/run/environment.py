@@ -1,6 +1,7 @@
 """Where a run takes place, for its record."""
 
 import importlib.metadata
+import os
 import platform
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ def describe(device: str) -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["driver"] = _driver()
+    # They decide which tiles of our Triton kernels were verified: docs/decisions/0007-an-unknown-gpu-races-once.md.
+    if tiles := os.environ.get("FA2VERIFY_TILES"):
+        found["FA2VERIFY_TILES"] = tiles
     return found
 
 
