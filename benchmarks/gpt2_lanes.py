@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -175,8 +176,8 @@ class _Process:
         list(self.ended())
 
     def _kill_group(self) -> None:
-        # With its compiler's workers, which would live on.
-        if self._process.poll() is None:
+        # With its compiler's workers, which would live on, even after it, and keep its output open.
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read(self, said: "SimpleQueue[tuple[_Process, str | None]]") -> None:

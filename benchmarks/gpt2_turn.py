@@ -66,8 +66,11 @@ class Turn:
             self.waited += time.monotonic() - begin
 
     def _give(self) -> None:
-        if self._lock is not None:
+        if self._lock is None:
+            return
+        try:
             if self._device.type == "cuda":
                 # What was queued would run in the turn of the next.
                 torch.cuda.synchronize(self._device)
+        finally:
             self._lock.release()

@@ -76,6 +76,16 @@ def test_the_turn_is_held_but_for_compiling(lock: str, seen: Seen) -> None:
     assert not held(lock)
 
 
+def test_a_device_that_fails_does_not_keep_the_turn(lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("it is gone")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(RuntimeError, match="it is gone"), Turn(lock, torch.device("cuda")):
+        assert held(lock)
+    assert not held(lock)
+
+
 @COMPILED
 def test_a_compilation_that_fails_ends_in_the_turn(lock: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_an_outcome_that_cannot_be_written_is_not_taken(
     assert str(tmp_path / "tiles") in warnings()[0]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, triton.TritonError, OSError])
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, triton.TritonError, OSError, AssertionError])
 def test_a_race_that_cannot_be_run_leaves_the_table(
     error: type[Exception], machine: Machine, tmp_path: Path, warnings: Callable[[], list[str]]
 ) -> None:
@@ -171,6 +171,18 @@ def test_a_race_that_nobody_could_run_is_not_remembered(
     assert taken() == ENTRY
     assert "none could run: no compiler" in warnings()[0]
     assert list(tmp_path.glob("tiles/*.json")) == []
+
+
+def test_a_race_that_was_cut_short_is_not_remembered(
+    machine: Machine, tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    machine.samples = {ENTRY: SLOW[:3], FASTER: FAST[:3]}
+    assert taken() == ENTRY
+    assert "the race was not over after" in warnings()[0]
+    assert list(tmp_path.glob("tiles/*.json")) == []
+    machine.samples = {ENTRY: SLOW, FASTER: FAST}
+    machine.later_process()
+    assert taken() == FASTER
 
 
 def test_a_stream_that_is_busy_too_long_is_not_raced_against(

@@ -20,6 +20,13 @@ def test_a_wrapped_index_fails_the_run(suite: Any) -> None:
     assert verdicts == {"foreign:right": "passed", "foreign:wraps": "failed"}
 
 
+def test_a_full_gpu_fails_the_run_and_no_kernel(suite: Any) -> None:
+    done = suite.run("-n", "0", "-p", "full_gpu", "-k", "test_forward", kernels=["right"])
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "others hold all of it" in done.stdout
+    assert suite.loaded().records == ()
+
+
 def test_they_come_first() -> None:
     """Whoever comes to them late would wait for the others, at the end of a run, and be waited for."""
     items = [SimpleNamespace(name=name, fixturenames=[name]) for name in ("part", "known", "large", "part")]

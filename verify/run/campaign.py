@@ -27,7 +27,7 @@ from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
 from fa2verify.verify.run.large_problems import bytes_needed
 from fa2verify.verify.run.quarantine import Quarantine, record_key
-from fa2verify.verify.run.room import crowded, room
+from fa2verify.verify.run.room import Crowded, room, wait_for_room
 from fa2verify.verify.trial.attempt import Bench, ContextLost, attempt
 from fa2verify.verify.trial.isolation import Isolation
 from fa2verify.verify.trial.no_answer import no_answer, without_room
@@ -97,7 +97,8 @@ class Campaign:
         related  whether further calls are asked for `RELATIONS`
 
         Verdicts are written as they are reached. After a failure Hypothesis shrinks; only the end of that is recorded.
-        Raises AlreadyFound if another part of the same test has found and shrunk the same failure.
+        Raises AlreadyFound if another part of the same test has found and shrunk the same failure, Crowded if the GPU
+        was too full to try anything.
         """
         entries = self.ledger.of(kernel.name)
         earlier = self._earlier(kernel, test)
@@ -147,13 +148,14 @@ class Campaign:
         return self._shrunk(self._hangs_indeed(kernel, found[0], smallest, related))
 
     def confirm(self, entry: KnownFailure, kernel: Kernel, test: str) -> Record | None:
-        """Try the smallest problem of a known failure. Gives the record if it does not fail as the entry says."""
+        """Try the smallest problem of a known failure. Gives the record if it does not fail as the entry says.
+
+        Raises Crowded if the GPU was too full to try it.
+        """
         if self.sanitizer is not None:
             return None  # what the entry tells of are outputs, and they are not judged
         self._earlier(kernel, test)
-        record = self._try(kernel, entry.smallest, test, self.timeout, related=True)
-        if not _unanswered(record, kernel, entry.smallest):
-            record = confirmed(entry, record)
+        record = confirmed(entry, self._try(kernel, entry.smallest, test, self.timeout, related=True))
         self._write_once(record)
         return record if record.verdict in BAD else None
 
@@ -181,7 +183,9 @@ class Campaign:
     def _large(self, kernel: Kernel, problem: Problem, entries: Sequence[KnownFailure], test: str) -> Record:
         record = self._try(kernel, problem, test, self.timeout, related=False)
         own = next((entry for entry in entries if entry.smallest == problem), None)
-        if own is None or _unanswered(record, kernel, problem):
+        # Reasons that are not the kernel's: the call ran out of memory, which says nothing of the entry.
+        without_answer = record.verdict == "unsupported" and record.reasons != kernel.unsupported(problem)
+        if own is None or without_answer:
             return in_light_of(entries, problem, record)
         return confirmed(own, record)
 
@@ -196,6 +200,10 @@ class Campaign:
                 raise  # this suite's own error, and one that does not repeat
             # It failed once and passed, or failed otherwise, when it was tried again: that is a finding, not noise.
             return _noted(found[-1], "not the same verdict when tried again")
+        except Crowded:
+            if not found:
+                raise
+            return _noted(found[-1], "perhaps not the smallest: the GPU was full when smaller ones were tried")
         return None
 
     def _hangs_indeed(self, kernel: Kernel, first: Record, smallest: Record, related: bool) -> Record:
@@ -228,9 +236,8 @@ class Campaign:
     def _try(self, kernel: Kernel, problem: Problem, test: str, limit: float, *, related: bool) -> Record:
         if (silent := no_answer(kernel, problem, self.precision, test)) is not None:
             return silent
-        # A large problem has the room that it was given.
-        if problem.values != "sampled" and (wanting := crowded(self.findings.directory, torch.device(self.device))):
-            return without_room(kernel, problem, wanting, self.precision, test)
+        if problem.values != "sampled":  # a large problem has the room that it was given
+            wait_for_room(torch.device(self.device))
         if self.sanitizer is not None:
             return replace(self.sanitizer, timeout=limit).attempt(kernel, problem, test)
         deadly = any(entry.takes_process and entry.covers(problem) for entry in self.ledger.of(kernel.name))
@@ -247,11 +254,6 @@ class Campaign:
         except ContextLost as lost:
             self.journal.amend(str(lost))
             os._exit(_EXIT_CONTEXT_LOST)
-
-
-def _unanswered(record: Record, kernel: Kernel, problem: Problem) -> bool:
-    """Whether the reasons are not the kernel's: there was no memory for the call, which says nothing of an entry."""
-    return record.verdict == "unsupported" and record.reasons != kernel.unsupported(problem)
 
 
 def _noted(record: Record, note: str) -> Record:

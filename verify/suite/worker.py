@@ -20,6 +20,7 @@ from fa2verify.verify.run.findings import Findings
 from fa2verify.verify.run.journal import Journal
 from fa2verify.verify.run.large_problems import not_tried
 from fa2verify.verify.run.quarantine import Quarantine
+from fa2verify.verify.run.room import Crowded
 from fa2verify.verify.run.sizes import SIZES
 from fa2verify.verify.suite import devices, options
 from fa2verify.verify.suite.controller import RUN_KEY, expected, spec_of
@@ -141,6 +142,8 @@ class Worker:
                 text = failing and failure_text(failing, spec)
             except AlreadyFound as known:
                 text = f"{known}, as in {known.record.test}"
+            except Crowded as full:
+                text = str(full)
             if text:
                 pytest.fail(text, pytrace=False)
 
@@ -152,7 +155,10 @@ class Worker:
 
         def verify(case: plan.KnownCase) -> None:
             kernel = case.registered.kernel
-            wrong = self.campaign.confirm(case.entry, kernel, request.node.nodeid)
+            try:
+                wrong = self.campaign.confirm(case.entry, kernel, request.node.nodeid)
+            except Crowded as full:
+                pytest.fail(str(full), pytrace=False)
             if wrong is not None:
                 pytest.fail(failure_text(wrong, spec_of(kernel.name, self._kernels)), pytrace=False)
 

@@ -19,9 +19,11 @@ from fa2verify.reports.record import Record
 from fa2verify.reports.store import load
 from fa2verify.verify.known_failures.ledger import KnownFailure, Ledger
 from fa2verify.verify.run.campaign import Campaign
+from fa2verify.verify.run.room import Crowded
 from fa2verify.verify.trial.crash import crash
 
 SMALL = Problem(values="sampled", lengths=Dense(seqlen_q=40, seqlen_k=5), head_dim=8)
+DRAWN = Problem(lengths=Dense(seqlen_q=4), head_dim=8)
 PROBLEMS = (SMALL, replace(SMALL, seed=1), replace(SMALL, seed=2))
 Right = Callable[[Problem, Tensors], Outputs]
 Make = Callable[..., Kernel]
@@ -163,22 +165,39 @@ def test_a_large_problem_that_is_known_to_lose_the_context_is_tried_in_a_child_t
     assert second_fails.name not in deadly.quarantine, "its other problems are tried here"
 
 
-def test_a_crowded_device_says_nothing_of_a_drawn_problem_nor_of_an_entry(
+def full(device: torch.device) -> None:
+    raise Crowded("others hold it")
+
+
+def test_a_full_device_is_no_verdict_and_does_not_pass(
     campaign: Campaign, tmp_path: Path, made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fa2verify.verify.run.campaign.crowded", lambda *_: ("Others hold the rest.",))
+    monkeypatch.setattr("fa2verify.verify.run.campaign.wait_for_room", full)
     kernel = made(lambda problem, tensors: pytest.fail("called"))
-    drawn = Problem(lengths=Dense(seqlen_q=4), head_dim=8)
-    assert campaign.verify(kernel, st.just(drawn), 1, "t") is None
+    with pytest.raises(Crowded):
+        campaign.verify(kernel, st.just(DRAWN), 1, "t")
     (entry,) = expecting(campaign, SMALL).ledger.entries
-    entry = replace(entry, covers=lambda problem: True, smallest=drawn)
-    assert campaign.confirm(entry, kernel, "u") is None
-    records = load([tmp_path]).records
-    assert [(record.verdict, record.reasons) for record in records] == [("unsupported", ("Others hold the rest.",))] * 2
+    with pytest.raises(Crowded):
+        campaign.confirm(replace(entry, covers=lambda problem: True, smallest=DRAWN), kernel, "u")
+    assert load([tmp_path]).records == ()
+
+
+def test_a_failure_is_told_though_the_device_is_full_when_it_is_shrunk(
+    campaign: Campaign, made: Make, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(problem: Problem, tensors: Tensors) -> Outputs:
+        monkeypatch.setattr("fa2verify.verify.run.campaign.wait_for_room", full)
+        outputs = right(problem, tensors)
+        return replace(outputs, out=outputs.out + 1)
+
+    failing = campaign.verify(made(wrong), st.just(DRAWN), 1, "t")
+    assert failing is not None
+    assert failing.verdict == "failed"
+    assert failing.message.endswith("(perhaps not the smallest: the GPU was full when smaller ones were tried)")
 
 
 def test_a_large_problem_does_not_wait_for_the_room_that_it_holds(
     campaign: Campaign, right: Right, made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fa2verify.verify.run.campaign.crowded", lambda *_: pytest.fail("waits for itself"))
+    monkeypatch.setattr("fa2verify.verify.run.campaign.wait_for_room", full)
     assert campaign.verify_large(made(right), PROBLEMS[:1], "t") == []

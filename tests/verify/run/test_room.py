@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from fa2verify.verify.run import room as module
-from fa2verify.verify.run.room import clear, crowded, room
+from fa2verify.verify.run.room import Crowded, clear, room, wait_for_room
 
 GIB = 2**30
 CUDA = torch.device("cuda")
@@ -91,32 +91,36 @@ def test_a_cpu_has_no_such_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("total", "free"), [(139, 8), (24, 2)])
-def test_drawn_problems_do_not_wait_where_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int
-) -> None:
+def test_drawn_problems_do_not_wait_where_there_is_room(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
     device = Device(monkeypatch, total=total, free=[free])
-    assert crowded(tmp_path, CUDA) == ()
-    assert (device.clock, device.emptied, list(tmp_path.iterdir())) == (0, 0, [])
+    wait_for_room(CUDA)
+    assert (device.clock, device.emptied) == (0, 0)
 
 
-def test_drawn_problems_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_problems_wait_for_room_and_give_theirs_back(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, total=139, free=[7, 7, 8])
-    assert crowded(tmp_path, CUDA) == ()
+    wait_for_room(CUDA)
     assert device.clock > 0
+    assert device.emptied == 1
 
 
-def test_a_crowded_device_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Device(monkeypatch, total=139, free=[7])
-    (why,) = crowded(tmp_path, CUDA)
-    assert why.startswith("It takes 8 GiB of GPU memory at once, and 7 of 139 were free for 10 s")
+def test_a_device_that_stays_full_is_no_kernel_s_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, total=139, free=[7])
+    with pytest.raises(Crowded) as full:
+        wait_for_room(CUDA)
+    assert str(full.value) == (
+        "nothing was tried: problems are begun only where 8.0 GiB of a GPU's 139.0 are free, and 7.0 were for 60 s. "
+        "Others hold the rest; fewer workers (-n) hold less"
+    )
+    assert device.clock == module._LONG_PATIENCE
 
 
 @pytest.mark.parametrize(("kept", "emptied"), [(2, 0), (3, 1)])
-def test_nobody_keeps_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, emptied: int) -> None:
+def test_nobody_keeps_much(monkeypatch: pytest.MonkeyPatch, kept: int, emptied: int) -> None:
     device = Device(monkeypatch, total=139, free=[100], kept=kept)
-    assert crowded(tmp_path, CUDA) == ()
+    wait_for_room(CUDA)
     assert device.emptied == emptied
 
 
-def test_a_cpu_is_never_crowded(tmp_path: Path) -> None:
-    assert crowded(tmp_path, torch.device("cpu")) == ()
+def test_a_cpu_is_never_full() -> None:
+    wait_for_room(torch.device("cpu"))
