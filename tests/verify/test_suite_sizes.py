@@ -24,6 +24,7 @@ def test_a_full_gpu_fails_the_run_and_no_kernel(suite: Any) -> None:
     done = suite.run("-n", "0", "-p", "full_gpu", "-k", "test_forward", kernels=["right"])
     assert done.returncode == 1, done.stdout + done.stderr
     assert "others hold all of it" in done.stdout
+    assert "campaign.py" not in done.stdout, "a sentence, no traceback"
     assert suite.loaded().records == ()
 
 
