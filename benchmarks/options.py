@@ -28,7 +28,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="end within about this: cells get equal parts of it, and what is left over is skipped (default: no limit)",
     )
     group.addoption(
-        "--bench-rounds", type=rounds, default=12, metavar="N", help="rounds that count (default: %(default)s)"
+        "--bench-rounds",
+        type=rounds,
+        default=12,
+        metavar="N",
+        help="rounds that count, up to four times as many where a kernel's times vary (default: %(default)s)",
     )
     group.addoption(
         "--bench-grid",

@@ -8,11 +8,14 @@ to have queued the whole call, so that the time between two events is the device
 """
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from statistics import median
 from typing import Generic, Protocol, TypeVar
 
 import torch
+from scipy.stats import quantile_test
 
 from fa2verify.reports.benchmark_record import Outcome
 from fa2verify.verify.trial.attempt import ContextLost
@@ -23,6 +26,9 @@ Elapsed = Callable[[], float]
 
 WARM_UP = 2
 LEAST = 3  # a median of fewer rounds has no spread to show
+# Of a median: half its interval of confidence, as a share of it. Two medians so sure, of one run and of another, make a
+# ratio that moves by less than 3 %.
+SURE = 0.01
 _FLUSH_BYTES = 256 * 2**20  # several times the largest L2
 # About half a millisecond, more than the host needs for most calls, and 30.
 _SPIN_CYCLES, _MOST_CYCLES = 1_000_000, 64_000_000
@@ -131,11 +137,17 @@ def failure_of(error: Exception, device: torch.device) -> Failure:
 
 
 def interleave(
-    calls: Mapping[Key, Call], rounds: int, device: torch.device, deadline: float, clock: Clock | None = None
+    calls: Mapping[Key, Call],
+    rounds: int,
+    device: torch.device,
+    deadline: float,
+    clock: Clock | None = None,
+    most: int = 0,
 ) -> Laps[Key]:
     """Time every call once a round, for `rounds` rounds after `WARM_UP` that do not count.
 
     deadline  of time.monotonic(): no round begins after it, but `LEAST` are always run
+    most      go on to as many rounds while some call's median is not `SURE`; some kernels' times vary by 10 %
 
     Calls keep their order, but for where a round begins. One that raises is taken out and becomes a failure. Raises
     ContextLost, and ValueError for too few rounds.
@@ -146,8 +158,11 @@ def interleave(
     failures: dict[Key, Failure] = {}
     times: dict[Key, list[float]] = {key: [] for key in calls}
     order = list(calls.items())
-    for number in range(WARM_UP + rounds):
-        if number >= WARM_UP + LEAST and time.monotonic() > deadline:
+    for number in count():
+        counted = number - WARM_UP
+        if counted >= LEAST and time.monotonic() > deadline:
+            break
+        if counted >= rounds and (counted >= most or _sure(ms for key, ms in times.items() if key not in failures)):
             break
         marks: list[tuple[Key, Elapsed]] = []
         first = number % max(len(order), 1)
@@ -159,7 +174,21 @@ def interleave(
             except Exception as error:  # noqa: BLE001 - as in `attempt`
                 failures[key] = failure_of(error, device)
         clock.settle()
-        if number >= WARM_UP:
+        if counted >= 0:
             for key, elapsed in marks:
                 times[key].append(elapsed())
     return Laps({key: tuple(ms) for key, ms in times.items() if key not in failures}, failures)
+
+
+def _sure(times: Iterable[Sequence[float]]) -> bool:
+    return all(uncertainty(ms) <= SURE for ms in times)
+
+
+def uncertainty(ms: Sequence[float]) -> float:
+    """Half the interval that holds the median of all such times with 95 % confidence, over the median of these.
+
+    By order statistics, so that it assumes nothing of how they are spread; infinite for fewer than 6.
+    """
+    interval = quantile_test(ms, p=0.5).confidence_interval(0.95)
+    half = (float(interval.high) - float(interval.low)) / 2
+    return half / median(ms) if half == half else float("inf")

@@ -7,7 +7,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fa2verify.benchmarks.timing import LEAST, WARM_UP, Call, DeviceClock, Elapsed, WallClock, attempt, interleave
+from fa2verify.benchmarks.timing import (
+    LEAST,
+    WARM_UP,
+    Call,
+    DeviceClock,
+    Elapsed,
+    WallClock,
+    attempt,
+    interleave,
+    uncertainty,
+)
 
 CPU = torch.device("cpu")
 
@@ -81,6 +91,46 @@ def test_any_other_error_is_a_failure_with_its_name() -> None:
 def test_the_deadline_ends_it_after_the_least_number_of_rounds() -> None:
     laps = interleave({"a": lambda: None}, 50, CPU, time.monotonic() - 1, Scripted())
     assert len(laps.ms["a"]) == LEAST
+
+
+class Drawn(Scripted):
+    """A clock that tells the next of the given times, over and over."""
+
+    def __init__(self, times: list[float]) -> None:
+        super().__init__()
+        self.times = times
+
+    def time(self, call: Call) -> Elapsed:
+        super().time(call)
+        ms = self.times[self.started % len(self.times)]
+        return lambda: ms
+
+
+STEADY, WILD = [100.0, 100.5, 101.0], [100.0, 110.0]
+
+
+@pytest.mark.parametrize(("times", "most", "rounds"), [(STEADY, 40, 8), (WILD, 40, 40), (WILD, 0, 8)])
+def test_rounds_go_on_while_a_median_is_not_sure(times: list[float], most: int, rounds: int) -> None:
+    laps = interleave({"a": lambda: None}, 8, CPU, math.inf, Drawn(times), most=most)
+    assert len(laps.ms["a"]) == rounds
+
+
+def test_a_call_that_failed_need_not_be_sure() -> None:
+    def fail() -> None:
+        raise KeyError
+
+    laps = interleave({"bad": fail, "good": lambda: None}, 8, CPU, math.inf, Drawn(STEADY), most=40)
+    assert {name: len(ms) for name, ms in laps.ms.items()} == {"good": 8}
+
+
+def test_a_median_is_as_sure_as_its_order_statistics() -> None:
+    assert uncertainty([1.0] * 5) == math.inf
+    assert uncertainty([100.0] * 6) == 0
+    assert uncertainty([90, 100, 100, 100, 100, 110]) == 0.1  # of six, the whole range: 1 - 2 / 2^6 is 0.969
+    assert (
+        uncertainty([90, 99, 100, 100, 100, 100, 101, 110]) == 0.1
+    )  # of eight, too: without two, 1 - 18 / 2^8 is 0.930
+    assert uncertainty([0, 99, *[100] * 5, 101, 200]) == 0.01  # of nine: 1 - 20 / 2^9 is 0.961
 
 
 def test_too_few_rounds_are_refused() -> None:
