@@ -5,12 +5,12 @@
 
 After a published comparison of PyTorch's attention with FlashAttention-2 under torch.compile: small, medium and large,
 vocabulary 16,384, no biases, no dropout, mixed precision, AdamW, the largest batch that fits, tokens a second as the
-mean of the last 25 of 125 steps. Each model and context is a process, or with `--bench-lanes` several at a time; `-k`
-and `--kernel` select, too.
+mean of the last 25 of 125 steps. Each model and context is a process; with `--bench-lanes` each attention of it is one,
+and several run at a time. `-k` and `--kernel` select, too.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from fa2verify.benchmarks.gpt2_attention import available
-from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, Cores, cores_here, lanes_on, no_room, trained
+from fa2verify.benchmarks.gpt2_lanes import LEAST_CORES, Cores, cores_here, lanes_on, room, trained
 from fa2verify.benchmarks.gpt2_process import Order
+from fa2verify.benchmarks.gpt2_training import weight_count
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
 from fa2verify.benchmarks.session import BenchmarkSession, measured_or_skipped, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD
@@ -31,7 +32,8 @@ LOSS_STEPS = 20
 # With 19 an attention that is one of them lies outside with chance 1 / 20.
 TWINS = 19
 _LOSS_BATCH = 4
-_LONGEST_SECONDS = 3600.0
+_LONGEST_SECONDS = 3600.0  # of a cell
+TOGETHER = ("gpt2",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,27 @@ def cells(config: pytest.Config) -> list[Cell]:
     models = config.getoption("--bench-model") or ("small", "medium", "large")
     contexts = config.getoption("--bench-context") or CONTEXTS
     memories = [int(gb * 1e9) for gb in config.getoption("--bench-memory") or (12.0, 0.0)]
-    total = torch.cuda.get_device_properties(0).total_memory
-    for memory in memories:
-        if memory and (reason := no_room(config.getoption("--bench-lanes"), memory, total)):
-            raise pytest.Collector.CollectError(reason)
-    return [Cell(model, context, memory) for memory, model, context in product(memories, models, contexts)]
+    found = [Cell(model, context, memory) for memory, model, context in product(memories, models, contexts)]
+    lanes = config.getoption("--bench-lanes")
+    if lanes > 1 and (most := max(memories)) > (there := _room(config, found)):
+        raise pytest.Collector.CollectError(
+            f"--bench-memory={most / 1e9:g}: {lanes} processes leave {there / 1e9:.1f} GB of this GPU to one of them, "
+            "as each holds a CUDA context and its weights while it is compiled; ask for less, or fewer --bench-lanes"
+        )
+    return found
+
+
+def limit_of(config: pytest.Config, cell: Cell) -> int:
+    """Bytes that a training may allocate, 0 for all there are: in lanes, all that the others leave."""
+    if cell.memory or config.getoption("--bench-lanes") == 1:
+        return cell.memory
+    return _room(config, cells(config))
+
+
+def _room(config: pytest.Config, of: Sequence[Cell]) -> int:
+    """Bytes of the GPU that one process may allocate at its turn."""
+    weights = max(4 * weight_count(cell.model, cell.context) for cell in of)
+    return room(config.getoption("--bench-lanes"), weights, torch.cuda.get_device_properties(0).total_memory)
 
 
 def attentions(session: BenchmarkSession) -> tuple[str, ...]:
@@ -89,7 +107,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     attention,
                     mode,
                     id=f"{cell.name}-{attention}-{mode}",
-                    marks=(benchmark_mark(f"GPT-2 {cell.name} {mode}"), pytest.mark.cell(("gpt2", cell.name))),
+                    marks=(
+                        benchmark_mark(f"GPT-2 {cell.name} {mode}"),
+                        pytest.mark.cell(_key(metafunc.config, cell)),
+                    ),
                 )
                 for cell in found
                 for attention in attentions(session)
@@ -108,7 +129,8 @@ def test_losses(model: str, bench: BenchmarkSession, request: pytest.FixtureRequ
     context = 32 if bench.device.type == "cpu" else 1024
 
     def measure(deadline: float) -> Iterable[Measurement]:
-        return trained(_order(bench, request.config, Cell(model, context, 0), deadline, twins=TWINS))
+        deadline = min(deadline, time.monotonic() + _LONGEST_SECONDS)
+        return trained([_order(bench, request.config, Cell(model, context, 0), deadline, twins=TWINS)])
 
     made = measured_or_skipped(bench, ("losses", model), f"losses of {model}", measure)
     lines = [line for line in made if isinstance(line, LossAgreement)]
@@ -128,15 +150,25 @@ def test_throughput(
     cell: Cell, attention: str, mode: Mode, bench: BenchmarkSession, request: pytest.FixtureRequest
 ) -> None:
     """Tokens a second of one attention."""
-    key = ("gpt2", cell.name)
-    asked = request.config.getoption("--bench-lanes")
-    made = measured_or_skipped(
-        bench,
-        key,
-        f"GPT-2 {cell.name}",
-        lambda deadline: trained(_order(bench, request.config, cell, deadline), lanes_for(bench, asked, cell)),
-    )
-    runs = [line for line in made if isinstance(line, Training) and (line.attention, line.mode) == (attention, mode)]
+    key = _key(request.config, cell)
+
+    def measure(deadline: float) -> Iterable[Measurement]:
+        together = _selected(request.session) if key == TOGETHER else [cell]
+        deadline = min(deadline, time.monotonic() + _LONGEST_SECONDS * len(together))
+        orders = [_order(bench, request.config, one, deadline) for one in together]
+        for line in trained(orders, lanes_for(bench, request.config.getoption("--bench-lanes"))):
+            if isinstance(line, Training):
+                rate = f"{line.tokens_per_second:,.0f} tokens/s" if line.outcome == "measured" else line.outcome
+                bench.tell(f"{line.cell}, {line.attention}, {line.mode}: {rate}")
+            yield line
+
+    made = measured_or_skipped(bench, key, " ".join(("GPT-2", *key[1:])), measure)
+    runs = [
+        line
+        for line in made
+        if isinstance(line, Training)
+        and (line.cell, line.attention, line.mode) == (f"gpt2-{cell.name}", attention, mode)
+    ]
     if not runs and key in bench.errors:
         pytest.fail(str(bench.errors[key]))
     if not runs:
@@ -154,15 +186,23 @@ def test_throughput(
         pytest.fail(f"{attention} breaks the graph: {run.graph_breaks}")
 
 
-def lanes_for(bench: BenchmarkSession, asked: int, cell: Cell) -> tuple[Cores, ...]:
-    """The lanes of a cell, told where they are fewer than asked for."""
-    if bench.device.type == "cuda" and not cell.memory:
-        lanes, reason = ALONE, "one process has all the memory"
-    else:
-        cores = cores_here()
-        lanes, reason = lanes_on(cores, asked), f"{len(cores)} CPU cores give {LEAST_CORES} to no more"
+def _key(config: pytest.Config, cell: Cell) -> tuple[str, ...]:
+    """What a cell is measured as: by itself, or in lanes with all others, so that each lane has something to do."""
+    return TOGETHER if config.getoption("--bench-lanes") > 1 else (*TOGETHER, cell.name)
+
+
+def _selected(session: pytest.Session) -> list[Cell]:
+    """The cells of the tests that run."""
+    given = (item.callspec.params.get("cell") for item in session.items if hasattr(item, "callspec"))
+    return list(dict.fromkeys(cell for cell in given if isinstance(cell, Cell)))
+
+
+def lanes_for(bench: BenchmarkSession, asked: int) -> tuple[Cores, ...]:
+    """The lanes, told where they are fewer than asked for."""
+    cores = cores_here()
+    lanes = lanes_on(cores, asked)
     if len(lanes) < asked:
-        bench.tell(f"GPT-2 {cell.name}: {len(lanes)} of {asked} lanes, as {reason}")
+        bench.tell(f"GPT-2: {len(lanes)} of {asked} lanes, as {len(cores)} CPU cores give {LEAST_CORES} to no more")
     return lanes
 
 
@@ -176,9 +216,10 @@ def _order(bench: BenchmarkSession, config: pytest.Config, cell: Cell, deadline:
         dtype="bfloat16" if on_cpu else config.getoption("--bench-dtype"),
         device=bench.device.type,
         memory=cell.memory,
+        limit=0 if twins else limit_of(config, cell),
         attentions=attentions(bench),
         modes=modes(bench),
         batch=_LOSS_BATCH if twins or on_cpu else 0,
-        seconds=min(_LONGEST_SECONDS, max(1.0, deadline - time.monotonic())),
+        seconds=max(1.0, deadline - time.monotonic()),
         twins=twins,
     )

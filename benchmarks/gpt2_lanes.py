@@ -1,8 +1,9 @@
 """Runs GPT-2's trainings in processes, several at a time if asked to: in lanes, which share a GPU but no CPU core.
 
 What takes a training's time is its compiler, which works on one core and leaves the GPU idle. In lanes compilers work
-beside each other, and the GPU is used in turn (`gpt2_turn`), so that no steps are timed beside another training's. The
-batch, which attentions share, is found first, by a process that is alone.
+beside each other, and the GPU is used in turn (`gpt2_turn`), so that no steps are timed beside another training's. A
+lane that is free takes what comes next, be it of another model or context, so that the GPU seldom waits. The batch,
+which attentions share, is found before them, by a process of its own.
 """
 
 import os
@@ -15,21 +16,23 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeAlias
 
 from fa2verify.benchmarks.gpt2_attention import CHOICES
 from fa2verify.benchmarks.gpt2_process import BATCH, ORDER, Batch, Order
 from fa2verify.reports.benchmark_record import Measurement, from_json
 
 Cores = tuple[int, ...]
+Said: TypeAlias = "SimpleQueue[tuple[_Process, str | None]]"
 ALONE: tuple[Cores, ...] = ((),)
 # A compiler keeps one core busy and its workers another; with less it would take others' time on the CPU.
 LEAST_CORES = 2
-# What a process takes beside the memory that it may use, in bytes: a CUDA context and the kernels of its libraries are
-# some hundred MB.
+# What a process takes beside what it allocates, in bytes: a CUDA context and the kernels of its libraries are some
+# hundred MB.
 CONTEXT = 10**9
 _GRACE_SECONDS = 30.0
 _COMMAND = (sys.executable, "-m", "fa2verify.benchmarks.gpt2_process")
@@ -56,72 +59,103 @@ def cores_here() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
-def no_room(lanes: int, memory: int, total: int) -> str:
-    """Why as many processes with so many bytes each do not fit on a GPU that has `total`; "" if they do."""
-    # The process that starts the others has a context, too.
-    most = max(1, (total - CONTEXT) // (memory + CONTEXT))
-    if lanes <= most:
-        return ""
-    return (
-        f"--bench-lanes={lanes}: as many processes with {memory / 1e9:g} GB each, beside {CONTEXT / 1e9:g} GB for each "
-        f"CUDA context, do not fit into this GPU's {total / 1e9:.1f} GB; at most {most} can be"
-    )
+def room(lanes: int, weights: int, total: int) -> int:
+    """Bytes that the process whose turn it is may allocate on a GPU that has `total`.
 
-
-def trained(order: Order, lanes: Sequence[Cores] = ALONE) -> Iterator[Measurement]:
-    """The records of processes that follow `order`, as they come. Raises RuntimeError at the end if one failed.
-
-    lanes  the cores of each process that runs at a time. A single one does everything in one process; of several, each
-           process trains one attention, and what it does not live to train is all that is lost with it
+    weights  bytes of the largest model's: all that the processes which are not at their turn hold, beside contexts
     """
-    deadline = time.monotonic() + order.seconds
-    if len(lanes) == 1:
-        yield from _measured([order], lanes, deadline)
-        return
-    found = {}
-    if not order.batch:
-        for line in _lines([replace(order, modes=())], ALONE, deadline):
-            assert isinstance(line, Batch), "nothing was to be trained"
-            found[line.quadratic] = line
+    # The process that starts the others has a context, too.
+    return max(0, total - (lanes + 1) * CONTEXT - (lanes - 1) * weights)
+
+
+def trained(orders: Iterable[Order], lanes: Sequence[Cores] = ALONE) -> Iterator[Measurement]:
+    """The records of processes that follow `orders`, as they come. Raises RuntimeError at the end if one failed.
+
+    lanes  the cores of each process that runs at a time. A single one follows order after order, each in one process;
+           of several, each process trains one attention, and what it does not live to train is all that is lost with it
+    """
     with tempfile.TemporaryDirectory() as folder:
-        orders = [
-            replace(order, attentions=(attention,), turn=str(Path(folder) / "turn")) for attention in order.attentions
-        ]
-        if found:
-            batches = [found[CHOICES[attention].quadratic] for attention in order.attentions]
-            orders = [
-                replace(one, batch=batch.size, batch_from=batch.source)
-                for one, batch in zip(orders, batches, strict=True)
-            ]
-        yield from _measured(orders, lanes, deadline)
+        turn = str(Path(folder) / "turn")
+        tasks = [_Task(order) for order in orders]
+        if len(lanes) > 1:
+            tasks = [part for task in tasks for part in _parts(replace(task.order, turn=turn))]
+        yield from _records(tasks, lanes)
 
 
-def _measured(orders: Iterable[Order], lanes: Sequence[Cores], deadline: float) -> Iterator[Measurement]:
-    return (line for line in _lines(orders, lanes, deadline) if not isinstance(line, Batch))
+@dataclass(eq=False, slots=True)
+class _Task:
+    """What one process is to do.
+
+    search  the task that finds its batch; None: it needs none
+    found   the batches that this task has found: whether for attentions of quadratic memory
+    """
+
+    order: Order
+    search: "_Task | None" = None
+    found: dict[bool, Batch] = field(default_factory=dict)
+    deadline: float = field(init=False)
+    over: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.order.seconds
+
+    @property
+    def batch(self) -> Batch | None:
+        """What was found for it by now."""
+        return self.search.found.get(CHOICES[self.order.attentions[0]].quadratic) if self.search else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can begin."""
+        return self.search is None or self.batch is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it can never begin."""
+        waits_in_vain = self.search is not None and self.search.over and self.batch is None
+        return waits_in_vain or time.monotonic() > self.deadline
+
+    def begin(self, cores: Cores, said: "Said") -> "_Process":
+        """Start its process."""
+        order = replace(self.order, cores=cores, seconds=max(1.0, self.deadline - time.monotonic()))
+        if self.batch is not None:
+            order = replace(order, batch=self.batch.size, batch_from=self.batch.source)
+        return _Process(self, order, said)
 
 
-def _lines(orders: Iterable[Order], lanes: Sequence[Cores], deadline: float) -> Iterator[Measurement | Batch]:
-    """What the processes say, each order's beginning as soon as a lane is free, none after the deadline."""
-    waiting, free = deque(orders), deque(lanes)
-    said: SimpleQueue[tuple[_Process, str | None]] = SimpleQueue()
+def _parts(order: Order) -> Iterator[_Task]:
+    """A task for each attention, after one that finds their batches."""
+    search = None
+    if not order.batch:
+        search = _Task(replace(order, modes=()))
+        yield search
+    for attention in order.attentions:
+        yield _Task(replace(order, attentions=(attention,)), search)
+
+
+def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measurement]:
+    """What the processes measure. A lane that is free takes the first task that can begin."""
+    waiting, free = list(tasks), deque(lanes)
+    said: Said = SimpleQueue()
     running: set[_Process] = set()
     errors: list[str] = []
     try:
         while True:
-            if time.monotonic() > deadline:
-                waiting.clear()
-            while free and waiting:
-                seconds = max(1.0, deadline - time.monotonic())
-                running.add(_Process(replace(waiting.popleft(), cores=free.popleft(), seconds=seconds), said))
+            waiting = [task for task in waiting if not task.is_lost]
+            while free and (task := next((task for task in waiting if task.is_ready), None)):
+                waiting.remove(task)
+                running.add(task.begin(free.popleft(), said))
             if not running:
                 break
             process, line = said.get()
             if line is None:
                 running.remove(process)
                 free.append(process.order.cores)
+                process.task.over = True
                 errors.extend(process.ended())
             elif line.startswith('{"kind":"batch"'):
-                yield BATCH.validate_json(line)
+                batch = BATCH.validate_json(line)
+                process.task.found[batch.quadratic] = batch
             elif line.startswith('{"kind":'):
                 record = from_json(line)
                 assert record.kind != "benchmark_run", "a process measures"
@@ -136,7 +170,8 @@ def _lines(orders: Iterable[Order], lanes: Sequence[Cores], deadline: float) -> 
 class _Process:
     """One that follows `order`; what it prints is put into `said`, a line at a time, and None when it ends."""
 
-    def __init__(self, order: Order, said: "SimpleQueue[tuple[_Process, str | None]]") -> None:
+    def __init__(self, task: _Task, order: Order, said: "Said") -> None:
+        self.task = task
         self.order = order
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed when it ended
         self._process = subprocess.Popen(
@@ -180,7 +215,7 @@ class _Process:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _read(self, said: "SimpleQueue[tuple[_Process, str | None]]") -> None:
+    def _read(self, said: "Said") -> None:
         assert self._process.stdout is not None, "a pipe"
         for line in self._process.stdout:
             said.put((self, line))

@@ -29,6 +29,7 @@ class Order:
 
     attentions  keys of `gpt2_attention.CHOICES`, in this order
     modes       none: find the batches, and train nothing
+    limit       bytes that the process may allocate; 0: all there are
     batch       sequences a step; 0: the largest that fits
     batch_from  "given", or how the batch was found: then less will do where it does not fit
     seconds     to end within
@@ -44,6 +45,7 @@ class Order:
     dtype: str
     device: str
     memory: int = 0
+    limit: int = 0
     attentions: tuple[str, ...]
     modes: tuple[Mode, ...] = ("compiled", "eager")
     batch: int = 0
@@ -79,8 +81,8 @@ def follow(order: Order) -> Iterator[Training | LossAgreement | Batch]:
     device = torch.device(order.device)
     setting = Setting(order.model, order.context, order.steps, order.dtype, device, order.memory)
     with Turn(order.turn, device) as turn:
-        if order.memory:
-            limit_memory(order.memory)
+        if order.limit:
+            limit_memory(order.limit)
         if order.twins:
             yield from _compared(order, setting)
         else:
@@ -108,6 +110,7 @@ def _compared(order: Order, setting: "Setting") -> Iterator[LossAgreement]:
 
 def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> Iterator[Training | Batch]:
     from fa2verify.benchmarks.gpt2_attention import CHOICES
+    from fa2verify.benchmarks.gpt2_optimizer import missing
     from fa2verify.benchmarks.gpt2_training import largest_batch, release, train
 
     # One batch for all attentions of linear memory, as their throughput is compared; less for one that does not fit.
@@ -118,7 +121,7 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
             found[quadratic] = Batch(quadratic=quadratic, size=order.batch, source=order.batch_from)
         elif quadratic not in found:
             release(setting.device)
-            size = max(1, largest_batch(setting, attention))
+            size = max(1, 0 if missing(setting.optimizer) else largest_batch(setting, attention, _room(order)))
             found[quadratic] = Batch(quadratic=quadratic, size=size, source=f"largest of {attention}, eager")
             yield found[quadratic]
         batch = found[quadratic]
@@ -130,6 +133,15 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
                 source = f"{batch.source}, then less"
                 record = train(setting, attention, mode, record.batch * 7 // 8, source, deadline, turn)
             yield record
+
+
+def _room(order: Order) -> int:
+    """Bytes that the process may allocate; 0 on a CPU, where nobody counts them."""
+    import torch
+
+    if order.device != "cuda":
+        return 0
+    return order.limit or torch.cuda.mem_get_info()[0]
 
 
 def main(arguments: list[str]) -> None:

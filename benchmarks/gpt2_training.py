@@ -1,6 +1,6 @@
 """Trains GPT-2 for some steps and times them: one attention, eager or compiled, in this process.
 
-AdamW, autocast (with loss scaling in fp16), the same weights and the same tokens for every attention. Steps are not
+Autocast (with loss scaling in fp16), the same weights and the same tokens for every attention. Steps are not
 waited for: an event after each tells the device's time, and the host may run ahead as it does in real training.
 """
 
@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.compiler import config as compiler_config
 
 from fa2verify.benchmarks.gpt2 import SIZES, Gpt2
 from fa2verify.benchmarks.gpt2_attention import CHOICES
+from fa2verify.benchmarks.gpt2_optimizer import BYTES, make_optimizer, missing, optimizer_of
 from fa2verify.benchmarks.gpt2_turn import Turn
 from fa2verify.benchmarks.timing import failure_of
 from fa2verify.kernels.tensors import TORCH_DTYPE
-from fa2verify.reports.benchmark_record import Mode, Training
+from fa2verify.reports.benchmark_record import Mode, Optimizer, Training
 
 COUNTED = 25
-_LEARNING_RATE = 3e-4
 _BATCHES = 8  # of tokens, used in turn: drawing them would be timed otherwise
 
 
@@ -48,6 +49,11 @@ class Setting:
         limit = f"{self.memory / 1e9:.0f}gb" if self.memory else "all"
         return f"gpt2-{self.model}-c{self.context}-{limit}"
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """What it is trained with."""
+        return optimizer_of(self.model)
+
 
 def limit_memory(bytes_: int) -> None:
     """Let this process allocate at most so much on its GPU. Raises ValueError for more than there is."""
@@ -57,11 +63,16 @@ def limit_memory(bytes_: int) -> None:
     torch.cuda.set_per_process_memory_fraction(bytes_ / total)
 
 
-def least_bytes(setting: Setting) -> int:
-    """Memory that a step takes whatever its batch: weights, gradients and AdamW's two moments, all of them fp32."""
+def weight_count(model: str, context: int) -> int:
+    """How many a model, a key of `gpt2.SIZES`, has."""
     with torch.device("meta"):
-        model = Gpt2(SIZES[setting.model], setting.context, lambda q, k, v: v)  # noqa: ARG005 - never called
-    return 4 * 4 * sum(weight.numel() for weight in model.parameters())
+        made = Gpt2(SIZES[model], context, lambda q, k, v: v)  # noqa: ARG005 - never called
+    return sum(weight.numel() for weight in made.parameters())
+
+
+def least_bytes(setting: Setting) -> int:
+    """Memory that a step takes whatever its batch: weights, gradients and the optimizer's moments."""
+    return int(BYTES[setting.optimizer] * weight_count(setting.model, setting.context))
 
 
 class Trainer:
@@ -77,7 +88,7 @@ class Trainer:
         self.forward: nn.Module = self.model
         if mode == "compiled":
             self.forward = torch.compile(self.model)  # type: ignore[assignment]
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE, fused=True)
+        self._optimizer = make_optimizer(setting.optimizer, self.model.parameters())
         scaled = setting.dtype == "float16"
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
 
@@ -146,13 +157,16 @@ def train(
         mode=mode,
         memory=setting.memory,
         dtype=setting.dtype,
+        optimizer=setting.optimizer,
         outcome="failed",
         batch=batch,
         batch_from=batch_from,
     )
+    if reason := missing(setting.optimizer):
+        return replace(blank, outcome="unsupported", message=reason)
     if setting.memory and (least := least_bytes(setting)) > setting.memory:
         # Compiling first would take a minute to end the same way.
-        message = f"weights, gradients and AdamW's moments take {least / 1e9:.1f} GB without any token"
+        message = f"weights, gradients and {setting.optimizer}'s moments take {least / 1e9:.1f} GB without any token"
         return replace(blank, outcome="out_of_memory", message=message)
     release(setting.device)
     torch._dynamo.reset()
@@ -160,7 +174,13 @@ def train(
     try:
         # To AOTAutograd's cache all backends of scaled_dot_product_attention are one, and a training would run another
         # attention's code: docs/findings/sdpa-backend-from-the-compile-cache.md.
-        with compiler_config.patch(force_disable_caches=True), turn.left_to_compile():  # type: ignore[attr-defined]
+        # The backward is compiled with the forward, and not when it is first called: until then a process has no more
+        # than its weights on the device, and others their turn.
+        with (
+            compiler_config.patch(force_disable_caches=True),  # type: ignore[attr-defined]
+            functorch_config.patch(force_non_lazy_backward_lowering=True),
+            turn.left_to_compile(),
+        ):
             return _timed(blank, setting, deadline, turn)
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
         failure = failure_of(error, setting.device)
@@ -225,10 +245,12 @@ class _Marks:
         return tuple(float(a.elapsed_time(b)) for a, b in zip(self._events, self._events[1:], strict=False))
 
 
-def largest_batch(setting: Setting, attention: str, most: int = 4096) -> int:
-    """The largest batch whose first two steps fit into memory, eager; 0 if not even one sequence does.
+def largest_batch(setting: Setting, attention: str, limit: int = 0, most: int = 4096) -> int:
+    """The largest batch whose first two steps fit into memory, eager, to 1 part in 32; 0 if not even one sequence does.
 
     Two, since the optimizer's state comes with the first. Raises what training raises but for a lack of memory.
+
+    limit  bytes that there are; 0: not known, and the search begins at one sequence
     """
     trainer = Trainer(replace(setting, steps=1), attention, "eager")
 
@@ -246,16 +268,38 @@ def largest_batch(setting: Setting, attention: str, most: int = 4096) -> int:
             return False
         return True
 
-    return search(fits, most)
+    def peak(batch: int) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() if fits(batch) else limit
+
+    # Memory grows by as much with each sequence: two small batches tell where to look.
+    return search(fits, most, extrapolated(peak, limit) if limit else 1)
 
 
-def search(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number up to `most` that fits, where all below one that fits do; 0 if 1 does not."""
-    low, high = 0, 1
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
+def extrapolated(peak: Callable[[int], int], limit: int) -> int:
+    """The batch whose peak should be 0.95 of `limit` by those of 1 and 4 sequences; the allocator needs the rest."""
+    one, four = peak(1), peak(4)
+    return 1 + int(3 * max(0.0, 0.95 * limit - one) / max(1, four - one))
+
+
+def search(fits: Callable[[int], bool], most: int, guess: int = 1) -> int:
+    """The largest number up to `most` that fits, or less than 1/32 of it below that; 0 if 1 does not.
+
+    fits   true of all below one that fits
+    guess  where to begin: near the answer a few probes are enough, from 1 on they double
+    """
+    guess = min(max(guess, 1), most)
+    step = max(1, guess // 32)
+    if fits(guess):
+        low = guess
+        while (high := low + step) <= most and fits(high):
+            low, step = high, 2 * step
+        high = min(high, most + 1)
+    else:
+        high = guess
+        while (low := max(high - step, 0)) and not fits(low):
+            high, step = low, 2 * step
+    while high - low > max(1, low // 32):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low

@@ -18,6 +18,7 @@ Outcome = Literal["measured", "out_of_memory", "failed", "unsupported"]
 Mode = Literal["eager", "compiled"]
 Called = Literal["forward", "both"]
 Cache = Literal["cold", "disk"]
+Optimizer = Literal["AdamW", "8-bit AdamW"]
 
 _CONFIG = ConfigDict(extra="forbid")
 FILE = "benchmarks.jsonl"
@@ -171,6 +172,7 @@ class Training:
     batch         sequences a step
     batch_from    how the batch came about: the search's subject, or "given"
     dtype         of autocast
+    optimizer     AdamW with moments of fp32, or of 8 bits
     step_ms       wall time of every step
     counted       how many of the last steps the rate is the mean of
     losses        of every step
@@ -188,6 +190,7 @@ class Training:
     mode: Mode
     memory: int
     dtype: str
+    optimizer: Optimizer = "AdamW"
     outcome: Outcome
     message: str = ""
     batch: int = 0

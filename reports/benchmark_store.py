@@ -195,6 +195,6 @@ def _together(line: Measurement) -> Hashable:
         case FirstCall():
             return "first call", line.kernel, line.direction
         case Training():
-            return "training", line.cell, line.attention, line.mode, line.dtype
+            return "training", line.cell, line.attention, line.mode, line.dtype, line.optimizer
         case LossAgreement():
             return "losses", line.cell

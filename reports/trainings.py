@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fa2verify.reports import chart
-from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Training
+from fa2verify.reports.benchmark_record import LossAgreement, Measurement, Mode, Optimizer, Training
 from fa2verify.reports.figures import EMPTY, Cell, Panel, Part, Row, Table, in_order
 from fa2verify.reports.published import CONTEXTS, FLASH, SOURCE, Published, published
 from fa2verify.reports.speeds import OUTCOMES, failures, missing, together
@@ -23,16 +23,16 @@ _LOSSES = (
     "farthest twin, standard attention from weights that one rounding has changed. An attention farther than every "
     "twin does not agree."
 )
-_Setting = tuple[str, int, Mode, str]  # model, memory, mode, dtype
+_Setting = tuple[str, int, Mode, str, Optimizer]
 
 
 def trainings(measured: Sequence[Measurement], against: str, only: Sequence[str] = ()) -> tuple[Part, ...]:
-    """One part, a panel for each model, memory, mode and dtype; none without a record."""
+    """One part, a panel for each model, memory, mode, dtype and optimizer; none without a record."""
     lines = [line for line in measured if isinstance(line, Training)]
     if not lines:
         return ()
     losses = [line for line in measured if isinstance(line, LossAgreement)]
-    settings = dict.fromkeys((line.model, line.memory, line.mode, line.dtype) for line in lines)
+    settings = dict.fromkeys(_setting(line) for line in lines)
     breaks = (
         (f"{line.attention} breaks the graph", f"{line.cell}, {times} times", reason)
         for line in lines
@@ -77,11 +77,15 @@ def loss_curves(measured: Sequence[Measurement], only: Sequence[str] = ()) -> tu
     return (Part("Loss curves", _LOSSES, tuple(panels)),)
 
 
+def _setting(line: Training) -> _Setting:
+    return line.model, line.memory, line.mode, line.dtype, line.optimizer
+
+
 def _panel(
     setting: _Setting, lines: Sequence[Training], losses: Sequence[LossAgreement], against: str, only: Sequence[str]
 ) -> Panel:
-    model, memory, mode, dtype = setting
-    of_setting = [line for line in lines if (line.model, line.memory, line.mode, line.dtype) == setting]
+    model, memory, mode, dtype, optimizer = setting
+    of_setting = [line for line in lines if _setting(line) == setting]
     contexts = sorted({line.context for line in of_setting})
     found = {(line.attention, line.context): line for line in of_setting}
     attentions = in_order([line.attention for line in of_setting], only)
@@ -104,7 +108,7 @@ def _panel(
         if any(name == attention for name, _ in rates)
     }
     limit = f"{memory / 1e9:.3g} GB" if memory else "all memory"
-    title = f"GPT-2 {model}, {limit}, {mode}, {dtype}"
+    title = ", ".join((f"GPT-2 {model}", limit, mode, dtype, *([optimizer] if optimizer != "AdamW" else [])))
     columns = tuple(map(str, contexts))
     drawn = (chart.bars("tokens/s", columns, series),) if series else ()
     return Panel(title, Table(("attention", *columns, "losses"), tuple(rows)), drawn)

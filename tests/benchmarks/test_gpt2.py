@@ -19,15 +19,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_training
+from fa2verify.benchmarks import gpt2_optimizer, gpt2_training
 from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
 from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
+from fa2verify.benchmarks.gpt2_optimizer import BYTES, LEARNING_RATE, make_optimizer, optimizer_of
 from fa2verify.benchmarks.gpt2_process import Order, follow
 from fa2verify.benchmarks.gpt2_training import (
     Setting,
     Trainer,
     distance,
     draw_tokens,
+    extrapolated,
     largest_batch,
     least_bytes,
     losses,
@@ -240,14 +242,71 @@ def test_a_model_whose_weights_alone_do_not_fit_is_not_compiled(monkeypatch: pyt
     )
 
 
+def test_the_large_model_has_moments_of_8_bits() -> None:
+    assert [optimizer_of(model) for model in ("small", "medium", "large")] == ["AdamW", "AdamW", "8-bit AdamW"]
+    weight = nn.Parameter(torch.ones(64, 128))
+    optimizer = make_optimizer("8-bit AdamW", [weight])
+    weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state[weight]
+    assert [state[name].dtype for name in ("state1", "state2")] == [torch.uint8] * 2
+    moments = sum(state[name].nbytes for name in ("state1", "state2", "absmax1", "absmax2"))
+    assert BYTES["8-bit AdamW"] == (2 * weight.nbytes + moments) / weight.numel()
+    # Adam's first step is the learning rate; decay takes a hundredth of that.
+    assert bool(((1 - weight) / LEARNING_RATE - 1.01).abs().max() < 1e-3)
+
+
+def test_without_bitsandbytes_the_large_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt2_optimizer, "optimizer_of", lambda model: "8-bit AdamW")
+    monkeypatch.setattr(gpt2_training, "optimizer_of", lambda model: "8-bit AdamW")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(gpt2_training, "largest_batch", lambda *given: pytest.fail("a batch was searched for"))
+    (record,) = (line for line in follow(order()) if isinstance(line, Training))
+    assert (record.outcome, record.optimizer) == ("unsupported", "8-bit AdamW")
+    assert record.message == "8-bit AdamW is bitsandbytes'; install fa2verify[bench]"
+    with pytest.raises(ImportError, match="install fa2verify"):
+        Trainer(TINY, "standard", "eager")
+
+
 def test_a_run_that_is_cut_short_says_so() -> None:
     record = train(TINY, "standard", "eager", 2, "given", time.monotonic() - 1, ALONE)
     assert (record.outcome, record.message) == ("failed", "time was up after 1 steps")
 
 
-@given(st.integers(0, 300), st.integers(1, 200))
-def test_the_search_finds_the_largest_that_fits(limit: int, most: int) -> None:
-    assert search(lambda number: number <= limit, most) == min(limit, most)
+@given(st.integers(0, 3000), st.integers(1, 2000), st.integers(-10, 5000))
+def test_the_search_finds_the_largest_that_fits_to_one_part_in_32(limit: int, most: int, guess: int) -> None:
+    probed = []
+
+    def fits(number: int) -> bool:
+        assert 1 <= number <= most
+        probed.append(number)
+        return number <= limit
+
+    found, largest = search(fits, most, guess), min(limit, most)
+    assert found <= largest <= found + max(0, found // 32 - 1)
+    assert len(probed) == len(set(probed))
+
+
+def test_a_search_that_begins_near_the_answer_is_short() -> None:
+    for limit in range(235, 265):  # 6 % to either side
+        probed: list[int] = []
+        search(lambda number, limit=limit, probed=probed: probed.append(number) or number <= limit, 4096, 250)
+        assert len(probed) <= 6
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**8), st.integers(1, 10**11))
+def test_memory_is_extrapolated_along_a_line(fixed: int, sequence: int, limit: int) -> None:
+    def peak(batch: int) -> int:
+        return min(limit, fixed + batch * sequence)  # what does not fit, takes all
+
+    found = extrapolated(peak, limit)
+    assert found >= 1
+    if fixed + 4 * sequence <= limit:
+        assert fixed + (found - 1) * sequence <= 0.95 * limit or found == 1
+        # The next would be beyond; doubles are of 53 bits.
+        assert fixed + (found + 1) * sequence > 0.95 * limit * (1 - 2**-50)
+    else:
+        assert found <= 4
 
 
 def test_the_largest_batch_is_the_last_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,12 +319,29 @@ def test_the_largest_batch_is_the_last_that_trains(monkeypatch: pytest.MonkeyPat
     assert largest_batch(TINY, "mine") == 5
 
 
+def test_the_search_is_told_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that is made up: 10 bytes, and 7 for each sequence."""
+    searched: list[tuple[int, int]] = []
+    taken: list[int] = []
+
+    def takes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        taken.append(10 + 7 * q.shape[0])
+        return v
+
+    choose(monkeypatch, takes)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", taken.clear)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: max(taken))
+    monkeypatch.setattr(gpt2_training, "search", lambda fits, most, guess: searched.append((most, guess)) or guess)
+    assert largest_batch(TINY, "mine", limit=1000) == 1 + (950 - 17) // 7
+    assert searched == [(4096, 134)]
+
+
 def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     searched = []
 
-    def find(setting: Setting, attention: str) -> int:
+    def find(setting: Setting, attention: str, limit: int) -> int:
         searched.append(attention)
         return 3 if attention == "standard" else 16
 

@@ -20,9 +20,10 @@ import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
 from fa2verify.benchmarks import bench_gpt2, gpt2_lanes
-from fa2verify.benchmarks.bench_gpt2 import Cell, cells, lanes_for
-from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, cores_here, lanes_on, no_room, trained
+from fa2verify.benchmarks.bench_gpt2 import cells, lanes_for, limit_of
+from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
 from fa2verify.benchmarks.gpt2_process import Order
+from fa2verify.benchmarks.gpt2_training import weight_count
 from fa2verify.benchmarks.session import SESSION
 from fa2verify.reports.benchmark_record import Measurement, Training, to_json
 
@@ -57,7 +58,7 @@ def watched(trainer, tokens):
     return loss
 
 gpt2_training.Trainer.step = watched
-gpt2_training.largest_batch = lambda setting, attention: write(searched=attention) or len(attention)
+gpt2_training.largest_batch = lambda setting, attention, limit: write(searched=attention) or len(attention)
 if order["modes"]:
     log.with_name(f"there-{os.getpid()}").touch()
     while len(list(log.parent.glob("there-*"))) < 2:
@@ -75,6 +76,26 @@ if order["attentions"] == ["bad"]:
     sys.exit("what went wrong")
 time.sleep(600 if order["attentions"] == ["stays"] else 0.3)
 """
+
+# One that says when it began, and finds a batch of ten times the context, or at context 9 none.
+SEARCHED = """
+import json, sys, time
+from pathlib import Path
+
+order = json.loads(sys.argv[2])
+with Path(sys.argv[1]).open("a") as file:
+    searches = not order["modes"]
+    line = {key: order[key] for key in ("context", "attentions", "batch")} | {"searches": searches}
+    file.write(json.dumps(line) + "\\n")
+if searches:
+    if order["context"] == 9:
+        sys.exit("nothing fits")
+    time.sleep(1.5 if order["context"] == 8 else 0)
+    batch = {"kind": "batch", "quadratic": True, "size": 10 * order["context"], "source": "here"}
+    print(json.dumps(batch, separators=(",", ":")))
+else:
+    print(RECORD)
+""".replace("RECORD", repr(to_json(made_up())))
 
 
 def order(**given: Any) -> Order:
@@ -97,7 +118,7 @@ def play(monkeypatch: pytest.MonkeyPatch, script: str, argument: str) -> None:
 
 
 def test_a_process_gives_its_records() -> None:
-    (record,) = trained(order(steps=2))
+    (record,) = trained([order(steps=2)])
     assert isinstance(record, Training)
     assert (record.attention, record.outcome, len(record.losses), record.batch_from) == (
         "standard",
@@ -123,7 +144,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         play(patch, WATCHED, str(log))
         patch.setenv("OMP_NUM_THREADS", "1")
         with pytest.raises(RuntimeError) as caught:
-            collect(trained(order(attentions=("torch-math", "fa2verify-triton"), batch=0), lanes), records)
+            collect(trained([order(attentions=("torch-math", "fa2verify-triton"), batch=0)], lanes), records)
     return Run(records, str(caught.value), [json.loads(line) for line in log.read_text().splitlines()])
 
 
@@ -160,24 +181,39 @@ def test_batches_are_found_once_before_the_lanes_begin(run: Run) -> None:
 def test_a_lane_keeps_to_its_cores(run: Run) -> None:
     everything = sorted(cores_here())
     found = {str(line.get("attentions", "search")): line["cores"] for line in run.log}
-    assert found == {
-        "search": everything,
-        "['fa2verify-triton']": everything,
-        "['torch-math']": everything[:1],
-    }
+    assert found.pop("search") == everything[:1]  # it comes first, and takes the first lane
+    assert sorted(found) == ["['fa2verify-triton']", "['torch-math']"]
+    assert sorted(found.values()) == [everything[:1], everything]
 
 
 def test_a_process_that_fails_says_why_when_the_others_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, PUPPET, to_json(made_up()))
-    lines = trained(order(attentions=("bad", "good", "good")), TWO)
+    lines = trained([order(attentions=("bad", "good", "good"))], TWO)
     assert list(zip(range(3), lines, strict=False)) == [(number, made_up()) for number in range(3)]
     with pytest.raises(RuntimeError, match=r"^training GPT-2 tiny at context 16 ended early \(bad\): what went wrong$"):
         next(lines)
 
 
+def test_a_lane_takes_what_can_begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of three cells whose batches are searched for, and one of them in vain."""
+    log = tmp_path / "log"
+    play(monkeypatch, SEARCHED, str(log))
+    orders = [order(context=context, attentions=("torch-math", "standard"), batch=0) for context in (8, 9, 10)]
+    records = []
+    with pytest.raises(RuntimeError, match=r"^training GPT-2 tiny at context 9 ended early .*: nothing fits$"):
+        collect(trained(orders, TWO), records)
+    began = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["context"], line["searches"]) for line in began[:2]] == [(8, True), (9, True)]
+    # Context 10's search is begun while both of context 8's wait for theirs, which takes longest.
+    assert [line["context"] for line in began if line["searches"]] == [8, 9, 10]
+    found = [(line["context"], *line["attentions"], line["batch"]) for line in began if not line["searches"]]
+    assert sorted(found) == [(8, "standard", 80), (8, "torch-math", 80), (10, "standard", 100), (10, "torch-math", 100)]
+    assert len(records) == 4
+
+
 def test_nothing_begins_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, PUPPET, to_json(made_up()))
-    assert list(trained(order(attentions=("good",) * 3, seconds=0.1), TWO)) == [made_up()] * 2
+    assert list(trained([order(attentions=("good",) * 3, seconds=0.1)], TWO)) == [made_up()] * 2
 
 
 def test_whoever_stops_listening_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +222,7 @@ def test_whoever_stops_listening_ends_the_processes(monkeypatch: pytest.MonkeyPa
 
     play(monkeypatch, PUPPET, to_json(made_up()))
     others = children()  # of other tests, as a library's that lives on
-    lines = trained(order(attentions=("stays", "stays", "stays")), TWO)
+    lines = trained([order(attentions=("stays", "stays", "stays"))], TWO)
     begin = time.monotonic()
     next(lines)
     assert len(children() - others) >= 2
@@ -199,7 +235,7 @@ def test_a_process_that_stays_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, PUPPET, to_json(made_up()))
     monkeypatch.setattr(gpt2_lanes, "_GRACE_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match=r"\(stays\): killed by signal 9$"):
-        list(trained(order(attentions=("stays",), seconds=0.1)))
+        list(trained([order(attentions=("stays",), seconds=0.1)]))
 
 
 @given(st.sets(st.integers(0, 255)), st.integers(1, 20))
@@ -215,48 +251,46 @@ def test_lanes_share_the_cores_evenly(cores: set[int], asked: int) -> None:
         assert max(map(len, lanes)) - min(map(len, lanes)) <= 1
 
 
-def test_lanes_need_room_on_the_gpu() -> None:
-    assert no_room(10, 12 * GB, 131 * GB) == ""
-    assert no_room(1, 12 * GB, 12 * GB) == ""
-    assert no_room(11, 12 * GB, 131 * GB) == (
-        "--bench-lanes=11: as many processes with 12 GB each, beside 1 GB for each CUDA context, do not fit into this "
-        "GPU's 131.0 GB; at most 10 can be"
-    )
-    assert no_room(2, 12 * GB, 12 * GB).endswith("at most 1 can be")
+def test_whose_turn_it_is_has_what_contexts_and_waiting_weights_leave() -> None:
+    assert room(1, 3 * GB, 20 * GB) == 18 * GB  # this process' context, and its own
+    assert room(4, 3 * GB, 20 * GB) == 6 * GB
+    assert room(9, 3 * GB, 20 * GB) == 0
 
 
 class Asked:
-    """As much of pytest's configuration as the choice of cells and lanes asks for."""
+    """As much of pytest's configuration as the choice of cells asks for."""
 
-    def __init__(self, lanes: int, **session: Any) -> None:
+    def __init__(self, lanes: int) -> None:
         self._options = {
             "--bench-lanes": lanes,
             "--bench-model": ["small"],
             "--bench-context": [256],
             "--bench-memory": [12.0, 0.0],
         }
-        self.stash = {SESSION: SimpleNamespace(device=torch.device("cuda"), **session)}
+        self.stash = {SESSION: SimpleNamespace(device=torch.device("cuda"))}
 
     def getoption(self, name: str) -> Any:
         return self._options[name]
 
 
-def test_too_many_lanes_end_the_run_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=27 * GB))
-    assert [cell.name for cell in cells(Asked(2))] == ["small-c256-12gb", "small-c256-all"]  # type: ignore[arg-type]
-    with pytest.raises(pytest.Collector.CollectError, match=r"--bench-lanes=3: .* at most 2 can be"):
-        cells(Asked(3))  # type: ignore[arg-type]
+def test_lanes_that_leave_too_little_end_the_run_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=17 * GB))
+    limited, whole = cells(Asked(3))  # type: ignore[arg-type]
+    assert (limited.name, whole.name) == ("small-c256-12gb", "small-c256-all")
+    weights = 4 * weight_count("small", 256)
+    for lanes, there in ((1, 0), (3, 13 * GB - 2 * weights)):
+        assert limit_of(Asked(lanes), limited) == 12 * GB  # type: ignore[arg-type]
+        assert limit_of(Asked(lanes), whole) == there  # type: ignore[arg-type]
+    message = "--bench-memory=12: 4 processes leave 10.8 GB of this GPU to one of them"
+    with pytest.raises(pytest.Collector.CollectError, match=message):
+        cells(Asked(4))  # type: ignore[arg-type]
 
 
 def test_fewer_lanes_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    bench: Any = SimpleNamespace(device=torch.device("cuda"), tell=told.append)
+    bench: Any = SimpleNamespace(tell=told.append)
     monkeypatch.setattr(bench_gpt2, "cores_here", lambda: set(range(6)))
-    assert lanes_for(bench, 3, Cell("small", 256, 12 * GB)) == ((0, 1), (2, 3), (4, 5))
+    assert lanes_for(bench, 3) == ((0, 1), (2, 3), (4, 5))
     assert told == []
-    assert len(lanes_for(bench, 4, Cell("small", 256, 12 * GB))) == 3
-    assert lanes_for(bench, 4, Cell("small", 256, 0)) == ALONE
-    assert told == [
-        "GPT-2 small-c256-12gb: 3 of 4 lanes, as 6 CPU cores give 2 to no more",
-        "GPT-2 small-c256-all: 1 of 4 lanes, as one process has all the memory",
-    ]
+    assert len(lanes_for(bench, 4)) == 3
+    assert told == ["GPT-2: 3 of 4 lanes, as 6 CPU cores give 2 to no more"]

@@ -76,6 +76,19 @@ def test_the_turn_is_held_but_for_compiling(lock: str, seen: Seen) -> None:
     assert not held(lock)
 
 
+@COMPILED
+def test_forward_and_backward_are_compiled_before_anything_runs(lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_whole = torch.compile
+    found: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda model: compile_whole(model, backend="aot_eager"))
+    with Turn(lock, CPU) as turn:
+        give, take = turn._give, turn._take
+        monkeypatch.setattr(turn, "_give", lambda: (found.append("given"), give()))
+        monkeypatch.setattr(turn, "_take", lambda: (found.append("taken"), take()))
+        assert train(TINY, "standard", "compiled", 2, "given", float("inf"), turn).outcome == "measured"
+        assert found == ["given", "taken"]
+
+
 def test_a_device_that_fails_does_not_keep_the_turn(lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(device: torch.device) -> None:
         raise RuntimeError("it is gone")

@@ -284,6 +284,18 @@ def test_nothing_published_stands_beside_a_model_that_nothing_is_published_of() 
     assert "ublished" not in part.note
 
 
+def test_trainings_with_another_optimizer_are_shown_apart() -> None:
+    large = {"model": "large", "cell": "gpt2-large-c256-12gb"}
+    part = of(
+        (trained("mine", 100.0, **large), trained("mine", 50.0, **large, optimizer="8-bit AdamW")),
+        "GPT-2 training, tokens/s",
+    )
+    assert [(panel.title, told(panel)["mine"][0][0]) for panel in part.panels] == [
+        ("GPT-2 large, 12 GB, compiled, float16", "163,840"),
+        ("GPT-2 large, 12 GB, compiled, float16, 8-bit AdamW", "327,680"),
+    ]
+
+
 def test_losses_say_who_agrees() -> None:
     (panel,) = of(LOSSES, "Loss curves").panels
     assert told(panel) == {
