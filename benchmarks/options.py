@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# A day; a machine is seldom lent for longer.
-_LONGEST = 86_400.0
+from fa2verify.verify.suite.options import seconds
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -22,7 +21,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--bench-seconds",
-        type=budget,
+        type=seconds,
         default=math.inf,
         metavar="SECONDS",
         help="end within about this: cells get equal parts of it, and what is left over is skipped (default: no limit)",
@@ -85,17 +84,6 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--bench-dtype", choices=("float16", "bfloat16"), default="float16", help="of autocast (default: %(default)s)"
     )
-
-
-def budget(text: str) -> float:
-    """Read a number of seconds. Raises argparse.ArgumentTypeError, a usage error."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= _LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0, at most {_LONGEST:.0f}")
-    return value
 
 
 def rounds(text: str) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -192,13 +191,18 @@ def _slow_first(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def _compiles_often(item: pytest.Item) -> bool:
-    part = getattr(item, "callspec", SimpleNamespace(params={})).params.get("part")
+    part = _given(item).get("part")
     return isinstance(part, plan.Part) and part.registered.kernel.budget < 1
 
 
 def _without_part(item: pytest.Item) -> bool:
     """Whether pytest made the item for an empty list of parts, known failures or kernels."""
-    callspec = getattr(item, "callspec", None)
-    given = callspec.params if callspec is not None else {}
+    given = _given(item)
     kinds = {"part": plan.Part, "known": plan.KnownCase, "large": plan.LargeCase}
     return any(name in given and not isinstance(given[name], kind) for name, kind in kinds.items())
+
+
+def _given(item: pytest.Item) -> dict[str, object]:
+    """The parameters of an item, by name."""
+    callspec = getattr(item, "callspec", None)
+    return {} if callspec is None else callspec.params
