@@ -170,7 +170,7 @@ DEVICE void backward(const Call& call) {
 
   float dv_scale = has<FEATURES>(call, DROPOUT) ? call.keep_scale : 1.0f;
 #pragma unroll
-  for (int m = 0; m < SUM_M; ++m) {
+  for (int m = 0; m < SUM_M; ++m)
 #pragma unroll
     for (int n = 0; n < SUM_N; ++n)
 #pragma unroll
@@ -179,14 +179,13 @@ DEVICE void backward(const Call& call) {
         dk[m][n][e] *= call.scale;
         dv[m][n][e] *= dv_scale;
       }
-    // Neither goes through the K tile, which a slower warp may still read for dQ.
-    store_rows<T, D, SUM_N, FEATURES>(call, dv[m], v_tile, sum_key + 16 * m,
-                                      head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride,
-                                      call.dv.row_stride, work.k.length - column, 8 * sum_chunk);
-    warp_sync();  // the rows of dV are read
-    store_rows<T, D, SUM_N, FEATURES>(call, dk[m], v_tile, sum_key + 16 * m,
-                                      head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride,
-                                      call.dk.row_stride, work.k.length - column, 8 * sum_chunk);
-  }
+  // Neither goes through the K tile, which a slower warp may still read for dQ.
+  store_rows<T, D, FEATURES>(call, dv, v_tile, sum_key,
+                             head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride, call.dv.row_stride,
+                             work.k.length - column, 8 * sum_chunk);
+  warp_sync();  // the rows of dV are read
+  store_rows<T, D, FEATURES>(call, dk, v_tile, sum_key,
+                             head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride, call.dk.row_stride,
+                             work.k.length - column, 8 * sum_chunk);
 }
 }  // namespace fa2

@@ -92,11 +92,11 @@ DEVICE void backward_dkdv(const Call& call) {
       dk[0][n][e] *= call.scale;
       dv[0][n][e] *= dv_scale;
     }
-  store_rows<T, D, COLUMNS / 8, FEATURES>(call, dk[0], k_tile, own_key,
-                                          head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride,
-                                          call.dk.row_stride, work.k.length - column, first_column);
-  store_rows<T, D, COLUMNS / 8, FEATURES>(call, dv[0], v_tile, own_key,
-                                          head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride,
-                                          call.dv.row_stride, work.k.length - column, first_column);
+  store_rows<T, D, FEATURES>(call, dk, k_tile, own_key,
+                             head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride, call.dk.row_stride,
+                             work.k.length - column, first_column);
+  store_rows<T, D, FEATURES>(call, dv, v_tile, own_key,
+                             head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride, call.dv.row_stride,
+                             work.k.length - column, first_column);
 }
 }  // namespace fa2

@@ -88,8 +88,8 @@ DEVICE void backward_dq(const Call& call) {
   for (int n = 0; n < D / 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) dq[0][n][e] *= call.scale;
-  store_rows<T, D, D / 8, FEATURES>(call, dq[0], q_tile, own_row,
-                                    head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride,
-                                    call.dq.row_stride, work.q.length - row, 0);
+  store_rows<T, D, FEATURES>(call, dq, q_tile, own_row,
+                             head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride, call.dq.row_stride,
+                             work.q.length - row, 0);
 }
 }  // namespace fa2
