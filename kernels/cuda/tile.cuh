@@ -20,8 +20,8 @@ template <int ROWS, int D>
 constexpr u32 TILE_BYTES = ROWS * D * 2;
 
 // The address of the chunk `chunks` to the right of the one at `address`, which is chunk 0 of its row, or 1 if `chunks`
-// is even. A row begins at a multiple of a group's size, so that the swizzle's exclusive or acts on the address itself: one
-// instruction, where computing the place anew would cost four and a register each.
+// is even. A row begins at a multiple of a group's size, so that the swizzle's exclusive or acts on the address itself:
+// one instruction, where computing the place anew would cost four and a register each.
 template <int D>
 DEVICE Shared chunks_right(Shared address, int chunks) {
   constexpr int GROUP = D % 64 == 0 ? 8 : 4;
