@@ -82,12 +82,7 @@ DEVICE void backward(const Call& call) {
   auto fetch_queries = [&](Step step, int index) {
     Shared stage = stages + index % STAGES * STAGE_BYTES;
     int row = step.tile * BLOCK_M;
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage,
-                                              head_rows(call.q, work.q, step.head) + row * call.q.row_stride,
-                                              call.q.row_stride, work.q.length - row);
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage + Q_BYTES,
-                                              head_rows(call.dout, work.q, step.head) + row * call.dout.row_stride,
-                                              call.dout.row_stride, work.q.length - row);
+    fetch_tiles<BLOCK_M, D, THREADS, FEATURES>(call, stage, call.q, call.dout, work.q, step.head, row);
     fetch_statistics<BLOCK_M, THREADS>(call, work, stage + 2 * Q_BYTES, step.head, row);
     commit_copies();
   };
@@ -115,12 +110,7 @@ DEVICE void backward(const Call& call) {
   clear(dv);
   Step now{work.head * group, range.begin}, before = now;
   if (steps > 0) {
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, k_tile,
-                                              head_rows(call.k, work.k, work.head) + column * call.k.row_stride,
-                                              call.k.row_stride, work.k.length - column);
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, v_tile,
-                                              head_rows(call.v, work.k, work.head) + column * call.v.row_stride,
-                                              call.v.row_stride, work.k.length - column);
+    fetch_tiles<BLOCK_N, D, THREADS, FEATURES>(call, k_tile, call.k, call.v, work.k, work.head, column);
     fetch_queries(now, 0);
   }
   for (int index = 0; index < steps; ++index) {

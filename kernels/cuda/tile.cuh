@@ -6,7 +6,7 @@
 // tile and is not touched in memory.
 #pragma once
 
-#include "call.cuh"
+#include "geometry.cuh"
 
 namespace fa2 {
 template <int D>
@@ -51,8 +51,9 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
   static_assert(CHUNKS % ACROSS == 0 && ROWS % DOWN == 0);
   int row = static_cast<int>(thread_index()) / ACROSS, chunk = static_cast<int>(thread_index()) % ACROSS;
   // Elements that come one by one are slow anyway; unrolled, they would take as long to compile as all the rest.
-  constexpr int COPIES = FEATURES & NARROW ? 1 : ROWS / DOWN;
-#pragma unroll
+  constexpr bool LOOPS = FEATURES & NARROW;
+  constexpr int COPIES = LOOPS ? 1 : ROWS / DOWN, COLUMNS = LOOPS ? 1 : CHUNKS / ACROSS;
+#pragma unroll COLUMNS
   for (int right = 0; right < CHUNKS; right += ACROSS) {
     int column = (chunk + right) * 8;
     GlobalPointer<u16> source = from + (row * row_stride + column);
@@ -62,6 +63,20 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
                             row + down < rows && column < call.head_dim, call.head_dim - column);
       source = source + DOWN * row_stride;
     }
+  }
+}
+
+// Fetches rows from `row` on of a head of two tensors, the second one's to the tile behind the first one's.
+template <int ROWS, int D, int THREADS, unsigned FEATURES>
+DEVICE void fetch_tiles(const Call& call, Shared tile, const View& first, const View& second, const Extent& extent,
+                        int head, int row) {
+  constexpr int TOGETHER = FEATURES & NARROW ? 1 : 2;  // as above
+#pragma unroll TOGETHER
+  for (int i = 0; i < 2; ++i) {
+    const View& view = i ? second : first;
+    fetch_tile<ROWS, D, THREADS, FEATURES>(call, tile + i * TILE_BYTES<ROWS, D>,
+                                           head_rows(view, extent, head) + row * view.row_stride, view.row_stride,
+                                           extent.length - row);
   }
 }
 
