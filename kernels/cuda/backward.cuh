@@ -82,12 +82,7 @@ DEVICE void backward(const Call& call) {
   auto fetch_queries = [&](Step step, int index) {
     Shared stage = stages + index % STAGES * STAGE_BYTES;
     int row = step.tile * BLOCK_M;
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage,
-                                              head_rows(call.q, work.q, step.head) + row * call.q.row_stride,
-                                              call.q.row_stride, work.q.length - row);
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage + Q_BYTES,
-                                              head_rows(call.dout, work.q, step.head) + row * call.dout.row_stride,
-                                              call.dout.row_stride, work.q.length - row);
+    fetch_tiles<BLOCK_M, D, THREADS, FEATURES>(call, stage, call.q, call.dout, work.q, step.head, row);
     fetch_statistics<BLOCK_M, THREADS>(call, work, stage + 2 * Q_BYTES, step.head, row);
     commit_copies();
   };
@@ -115,12 +110,7 @@ DEVICE void backward(const Call& call) {
   clear(dv);
   Step now{work.head * group, range.begin}, before = now;
   if (steps > 0) {
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, k_tile,
-                                              head_rows(call.k, work.k, work.head) + column * call.k.row_stride,
-                                              call.k.row_stride, work.k.length - column);
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, v_tile,
-                                              head_rows(call.v, work.k, work.head) + column * call.v.row_stride,
-                                              call.v.row_stride, work.k.length - column);
+    fetch_tiles<BLOCK_N, D, THREADS, FEATURES>(call, k_tile, call.k, call.v, work.k, work.head, column);
     fetch_queries(now, 0);
   }
   for (int index = 0; index < steps; ++index) {
@@ -170,7 +160,7 @@ DEVICE void backward(const Call& call) {
 
   float dv_scale = has<FEATURES>(call, DROPOUT) ? call.keep_scale : 1.0f;
 #pragma unroll
-  for (int m = 0; m < SUM_M; ++m) {
+  for (int m = 0; m < SUM_M; ++m)
 #pragma unroll
     for (int n = 0; n < SUM_N; ++n)
 #pragma unroll
@@ -179,14 +169,13 @@ DEVICE void backward(const Call& call) {
         dk[m][n][e] *= call.scale;
         dv[m][n][e] *= dv_scale;
       }
-    // Neither goes through the K tile, which a slower warp may still read for dQ.
-    store_rows<T, D, SUM_N, FEATURES>(call, dv[m], v_tile, sum_key + 16 * m,
-                                      head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride,
-                                      call.dv.row_stride, work.k.length - column, 8 * sum_chunk);
-    warp_sync();  // the rows of dV are read
-    store_rows<T, D, SUM_N, FEATURES>(call, dk[m], v_tile, sum_key + 16 * m,
-                                      head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride,
-                                      call.dk.row_stride, work.k.length - column, 8 * sum_chunk);
-  }
+  // Neither goes through the K tile, which a slower warp may still read for dQ.
+  store_rows<T, D, FEATURES>(call, dv, v_tile, sum_key,
+                             head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride, call.dv.row_stride,
+                             work.k.length - column, 8 * sum_chunk);
+  warp_sync();  // the rows of dV are read
+  store_rows<T, D, FEATURES>(call, dk, v_tile, sum_key,
+                             head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride, call.dk.row_stride,
+                             work.k.length - column, 8 * sum_chunk);
 }
 }  // namespace fa2

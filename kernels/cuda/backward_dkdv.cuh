@@ -30,11 +30,7 @@ DEVICE void backward_dkdv(const Call& call) {
   auto fetch_queries = [&](int step) {
     Shared stage = stages + step % STAGES * STAGE_BYTES;
     int head = work.head * group + step / tiles_a_head, row = (range.begin + step % tiles_a_head) * BLOCK_M;
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage, head_rows(call.q, work.q, head) + row * call.q.row_stride,
-                                              call.q.row_stride, work.q.length - row);
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, stage + Q_BYTES,
-                                              head_rows(call.dout, work.q, head) + row * call.dout.row_stride,
-                                              call.dout.row_stride, work.q.length - row);
+    fetch_tiles<BLOCK_M, D, THREADS, FEATURES>(call, stage, call.q, call.dout, work.q, head, row);
     fetch_statistics<BLOCK_M, THREADS>(call, work, stage + 2 * Q_BYTES, head, row);
     commit_copies();
   };
@@ -46,12 +42,7 @@ DEVICE void backward_dkdv(const Call& call) {
     for (int e = 0; e < 4; ++e) dk[0][n][e] = dv[0][n][e] = 0.0f;
 
   if (steps > 0) {
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, k_tile,
-                                              head_rows(call.k, work.k, work.head) + column * call.k.row_stride,
-                                              call.k.row_stride, work.k.length - column);
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, v_tile,
-                                              head_rows(call.v, work.k, work.head) + column * call.v.row_stride,
-                                              call.v.row_stride, work.k.length - column);
+    fetch_tiles<BLOCK_N, D, THREADS, FEATURES>(call, k_tile, call.k, call.v, work.k, work.head, column);
     fetch_queries(0);
   }
   for (int step = 0; step < steps; ++step) {
@@ -92,11 +83,11 @@ DEVICE void backward_dkdv(const Call& call) {
       dk[0][n][e] *= call.scale;
       dv[0][n][e] *= dv_scale;
     }
-  store_rows<T, D, COLUMNS / 8, FEATURES>(call, dk[0], k_tile, own_key,
-                                          head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride,
-                                          call.dk.row_stride, work.k.length - column, first_column);
-  store_rows<T, D, COLUMNS / 8, FEATURES>(call, dv[0], v_tile, own_key,
-                                          head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride,
-                                          call.dv.row_stride, work.k.length - column, first_column);
+  store_rows<T, D, FEATURES>(call, dk, k_tile, own_key,
+                             head_rows(call.dk, work.k, work.head) + column * call.dk.row_stride, call.dk.row_stride,
+                             work.k.length - column, first_column);
+  store_rows<T, D, FEATURES>(call, dv, v_tile, own_key,
+                             head_rows(call.dv, work.k, work.head) + column * call.dv.row_stride, call.dv.row_stride,
+                             work.k.length - column, first_column);
 }
 }  // namespace fa2

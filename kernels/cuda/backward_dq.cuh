@@ -26,13 +26,7 @@ DEVICE void backward_dq(const Call& call) {
   // Stage: K tile, V tile.
   auto fetch_keys = [&](int index) {
     Shared stage = stages + (index - range.begin) % STAGES * (2 * K_BYTES);
-    int column = index * BLOCK_N;
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, stage,
-                                              head_rows(call.k, work.k, head_kv) + column * call.k.row_stride,
-                                              call.k.row_stride, work.k.length - column);
-    fetch_tile<BLOCK_N, D, THREADS, FEATURES>(call, stage + K_BYTES,
-                                              head_rows(call.v, work.k, head_kv) + column * call.v.row_stride,
-                                              call.v.row_stride, work.k.length - column);
+    fetch_tiles<BLOCK_N, D, THREADS, FEATURES>(call, stage, call.k, call.v, work.k, head_kv, index * BLOCK_N);
     commit_copies();
   };
 
@@ -49,12 +43,7 @@ DEVICE void backward_dq(const Call& call) {
         row_statistics(call, lse_offset(call, work.q, work.head), row + own_row + lane / 4 + 8 * half, work.q.length);
 
   if (range.begin < range.end) {
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, q_tile,
-                                              head_rows(call.q, work.q, work.head) + row * call.q.row_stride,
-                                              call.q.row_stride, work.q.length - row);
-    fetch_tile<BLOCK_M, D, THREADS, FEATURES>(call, dout_tile,
-                                              head_rows(call.dout, work.q, work.head) + row * call.dout.row_stride,
-                                              call.dout.row_stride, work.q.length - row);
+    fetch_tiles<BLOCK_M, D, THREADS, FEATURES>(call, q_tile, call.q, call.dout, work.q, work.head, row);
     fetch_keys(range.begin);
   }
   for (int index = range.begin; index < range.end; ++index) {
@@ -88,8 +77,8 @@ DEVICE void backward_dq(const Call& call) {
   for (int n = 0; n < D / 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) dq[0][n][e] *= call.scale;
-  store_rows<T, D, D / 8, FEATURES>(call, dq[0], q_tile, own_row,
-                                    head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride,
-                                    call.dq.row_stride, work.q.length - row, 0);
+  store_rows<T, D, FEATURES>(call, dq, q_tile, own_row,
+                             head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride, call.dq.row_stride,
+                             work.q.length - row, 0);
 }
 }  // namespace fa2

@@ -124,7 +124,6 @@ DEVICE void forward(const Call& call) {
   GlobalPointer<float> lse_rows = global(call.lse) + (lse_offset(call, work.q, work.head) + row);
 #pragma unroll
   for (int m = 0; m < M; ++m) {
-    int first = own_row + 16 * m;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = quad_sum(state[m].sum[half]);
@@ -136,12 +135,11 @@ DEVICE void forward(const Call& call) {
         acc[m][n][2 * half] *= inverse;
         acc[m][n][2 * half + 1] *= inverse;
       }
-      int own = first + lane / 4 + 8 * half;
+      int own = own_row + 16 * m + lane / 4 + 8 * half;
       if (lane % 4 == 0 && row + own < work.q.length)
         store(lse_rows + own, logsumexp(state[m].maximum[half], sum, factor));
     }
-    store_rows<T, D, D / 8, FEATURES>(call, acc[m], q_tile, first, out_rows, call.out.row_stride, work.q.length - row,
-                                      0);
   }
+  store_rows<T, D, FEATURES>(call, acc, q_tile, own_row, out_rows, call.out.row_stride, work.q.length - row, 0);
 }
 }  // namespace fa2

@@ -25,7 +25,8 @@
 //   block_sync(), warp_sync()        barriers, which order shared memory too
 //   load_matrices(r, address)        ldmatrix.x4: lane l gives the address of row l % 8 of 8 x 8 matrix l / 8
 //   load_matrices_transposed         the same, each matrix transposed
-//   multiply<T>(d, a, b)             d += a b, mma.m16n8k16 with fp32 accumulators
+//   multiply<T>(d, e, a, b)          d += a b' and e += a b", mma.m16n8k16 with fp32 accumulators; b, as load_matrices
+//                                    gives it, is b' and then b", two words each
 //   shuffle_xor(x, mask)             x, a float or an integer, of the lane whose index differs by mask
 //   pack<T>, unpack<T>               two floats to a u32, to nearest even; 16 bits to a float
 //   exp2, log2, reciprocal, fma, maximum, absolute, as_float, as_bits, high_word (of a 32 x 32 bit product)

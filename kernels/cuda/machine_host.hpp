@@ -163,7 +163,7 @@ inline void load_all(MatrixLoad** lanes, bool transposed, const Site& site) {
 }
 
 struct Product {
-  float* d;
+  float* d[2];
   const u32* a;
   const u32* b;
 };
@@ -193,30 +193,31 @@ inline float unpack<BFloat>(u16 bits) {
 
 // Fragments as the PTX manual draws them: lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next.
 template <class T>
-void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], Site site = Site::current()) {
-  emulator::Product operand{d, a, b};
+void multiply(float (&d)[4], float (&e)[4], const u32 (&a)[4], const u32 (&b)[4], Site site = Site::current()) {
+  emulator::Product operand{{d, e}, a, b};
   emulator::block.meet_warp("multiply", operand, site, [](emulator::Product** lanes) {
-    alignas(32) float left[16][16], right[16][8], sum[16][8];
+    // The two products side by side: right operands and sums of 16 columns.
+    alignas(32) float left[16][16], right[16][16], sum[16][16];
     for (unsigned lane = 0; lane < 32; ++lane) {
       const emulator::Product& own = *lanes[lane];
       unsigned row = lane / 4, column = lane % 4 * 2;
-      for (unsigned half = 0; half < 2; ++half) {
-        unsigned shift = 16 * half;
-        for (unsigned i = 0; i < 4; ++i)
-          left[row + i % 2 * 8][column + half + i / 2 * 8] = unpack<T>(static_cast<u16>(own.a[i] >> shift));
-        for (unsigned i = 0; i < 2; ++i)
-          right[column + half + i * 8][row] = unpack<T>(static_cast<u16>(own.b[i] >> shift));
+      for (unsigned i = 0; i < 4; ++i)
+        for (unsigned half = 0; half < 2; ++half) {
+          left[row + i % 2 * 8][column + half + i / 2 * 8] = unpack<T>(static_cast<u16>(own.a[i] >> 16 * half));
+          right[column + half + i % 2 * 8][row + i / 2 * 8] = unpack<T>(static_cast<u16>(own.b[i] >> 16 * half));
+        }
+      for (unsigned i = 0; i < 8; ++i) sum[row + i / 2 % 2 * 8][column + i % 2 + i / 4 * 8] = own.d[i / 4][i % 4];
+    }
+    for (unsigned row = 0; row < 16; ++row)
+      for (unsigned first = 0; first < 16; first += 8) {
+        __m256 line = _mm256_load_ps(&sum[row][first]);
+        for (unsigned k = 0; k < 16; ++k)
+          line = _mm256_fmadd_ps(_mm256_set1_ps(left[row][k]), _mm256_load_ps(&right[k][first]), line);
+        _mm256_store_ps(&sum[row][first], line);
       }
-      for (unsigned i = 0; i < 4; ++i) sum[row + i / 2 * 8][column + i % 2] = own.d[i];
-    }
-    for (unsigned row = 0; row < 16; ++row) {
-      __m256 line = _mm256_load_ps(sum[row]);
-      for (unsigned k = 0; k < 16; ++k)
-        line = _mm256_fmadd_ps(_mm256_set1_ps(left[row][k]), _mm256_load_ps(right[k]), line);
-      _mm256_store_ps(sum[row], line);
-    }
     for (unsigned lane = 0; lane < 32; ++lane)
-      for (unsigned i = 0; i < 4; ++i) lanes[lane]->d[i] = sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+      for (unsigned i = 0; i < 8; ++i)
+        lanes[lane]->d[i / 4][i % 4] = sum[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8];
   });
 }
 

@@ -15,20 +15,20 @@ DEVICE void postprocess(const Call& call) {
   int row = work.block * BLOCK_M, own_row = static_cast<int>(warp_index()) * 16;
   if (row + own_row >= work.q.length) return;
   GlobalPointer<float> fragments = dq_fragments<D>(call, work, work.head, row + own_row);
-  float dq[D / 8][4];
+  float dq[1][D / 8][4];
 #pragma unroll
   for (int n = 0; n < D / 8; ++n) {
     if constexpr (VECTOR_ATOMICS) {
       Words words = load_words(fragments + (n * FRAGMENT + dq_place(0)));
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dq[n][e] = as_float(words.word[e]) * call.scale;
+      for (int e = 0; e < 4; ++e) dq[0][n][e] = as_float(words.word[e]) * call.scale;
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dq[n][e] = load(fragments + (n * FRAGMENT + dq_place(e))) * call.scale;
+      for (int e = 0; e < 4; ++e) dq[0][n][e] = load(fragments + (n * FRAGMENT + dq_place(e))) * call.scale;
     }
   }
-  store_rows<T, D, D / 8, FEATURES>(call, dq, shared_memory(), own_row,
-                                    head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride,
-                                    call.dq.row_stride, work.q.length - row, 0);
+  store_rows<T, D, FEATURES>(call, dq, shared_memory(), own_row,
+                             head_rows(call.dq, work.q, work.head) + row * call.dq.row_stride, call.dq.row_stride,
+                             work.q.length - row, 0);
 }
 }  // namespace fa2

@@ -33,14 +33,10 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
     for (int m = 0; m < M; ++m) load_matrices(a[m], chunks_right<D>(a_rows, 2 * k) + 16 * m * ROW);
 #pragma unroll
     for (int n = 0; n < N / 2; ++n) {
-      u32 b[4];  // two columns of fragments, both halves of k each
+      u32 b[4];  // right operands of two columns of fragments
       load_matrices(b, chunks_right<D>(b_rows, 2 * k) + 16 * n * ROW);
-      u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
 #pragma unroll
-      for (int m = 0; m < M; ++m) {
-        multiply<T>(acc[m][2 * n], a[m], even);
-        multiply<T>(acc[m][2 * n + 1], a[m], odd);
-      }
+      for (int m = 0; m < M; ++m) multiply<T>(acc[m][2 * n], acc[m][2 * n + 1], a[m], b);
     }
   }
 }
@@ -60,12 +56,8 @@ DEVICE void multiply_columns(float (&acc)[M][N][4], const u32 (&a)[M][4], Shared
     u32 b[4];
     Shared right = WHOLE ? chunks_right<D>(first, 2 * n) : chunks_right<D>(rows, first_chunk + 2 * n);
     load_matrices_transposed(b, right + step);
-    u32 even[2] = {b[0], b[1]}, odd[2] = {b[2], b[3]};
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      multiply<T>(acc[m][2 * n], a[m], even);
-      multiply<T>(acc[m][2 * n + 1], a[m], odd);
-    }
+    for (int m = 0; m < M; ++m) multiply<T>(acc[m][2 * n], acc[m][2 * n + 1], a[m], b);
   }
 }
 

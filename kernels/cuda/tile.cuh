@@ -6,7 +6,7 @@
 // tile and is not touched in memory.
 #pragma once
 
-#include "call.cuh"
+#include "geometry.cuh"
 
 namespace fa2 {
 template <int D>
@@ -19,9 +19,9 @@ DEVICE Shared chunk_address(Shared tile, int row, int chunk) {
 template <int ROWS, int D>
 constexpr u32 TILE_BYTES = ROWS * D * 2;
 
-// The address of the chunk `chunks` (even) to the right of the one at `address`, which is chunk 0 or 1 of its row. A
-// row begins at a multiple of a group's size, so that the swizzle's exclusive or acts on the address itself: one
-// instruction, where computing the place anew would cost four and a register each.
+// The address of the chunk `chunks` to the right of the one at `address`, which is chunk 0 of its row, or 1 if `chunks`
+// is even. A row begins at a multiple of a group's size, so that the swizzle's exclusive or acts on the address itself:
+// one instruction, where computing the place anew would cost four and a register each.
 template <int D>
 DEVICE Shared chunks_right(Shared address, int chunks) {
   constexpr int GROUP = D % 64 == 0 ? 8 : 4;
@@ -51,8 +51,9 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
   static_assert(CHUNKS % ACROSS == 0 && ROWS % DOWN == 0);
   int row = static_cast<int>(thread_index()) / ACROSS, chunk = static_cast<int>(thread_index()) % ACROSS;
   // Elements that come one by one are slow anyway; unrolled, they would take as long to compile as all the rest.
-  constexpr int COPIES = FEATURES & NARROW ? 1 : ROWS / DOWN;
-#pragma unroll
+  constexpr bool LOOPS = FEATURES & NARROW;
+  constexpr int COPIES = LOOPS ? 1 : ROWS / DOWN, COLUMNS = LOOPS ? 1 : CHUNKS / ACROSS;
+#pragma unroll COLUMNS
   for (int right = 0; right < CHUNKS; right += ACROSS) {
     int column = (chunk + right) * 8;
     GlobalPointer<u16> source = from + (row * row_stride + column);
@@ -65,24 +66,42 @@ DEVICE void fetch_tile(const Call& call, Shared tile, GlobalPointer<u16> from, i
   }
 }
 
-// Rounds 16 rows x 8 N columns of a warp's accumulators and stores them to rows `first` on of `to`, of which `rows`
+// Fetches rows from `row` on of a head of two tensors, the second one's to the tile behind the first one's.
+template <int ROWS, int D, int THREADS, unsigned FEATURES>
+DEVICE void fetch_tiles(const Call& call, Shared tile, const View& first, const View& second, const Extent& extent,
+                        int head, int row) {
+  constexpr int TOGETHER = FEATURES & NARROW ? 1 : 2;  // as above
+#pragma unroll TOGETHER
+  for (int i = 0; i < 2; ++i) {
+    const View& view = i ? second : first;
+    fetch_tile<ROWS, D, THREADS, FEATURES>(call, tile + i * TILE_BYTES<ROWS, D>,
+                                           head_rows(view, extent, head) + row * view.row_stride, view.row_stride,
+                                           extent.length - row);
+  }
+}
+
+// Rounds 16 M rows x 8 N columns of a warp's accumulators and stores them to rows `first` on of `to`, of which `rows`
 // exist, columns from `column`. On their way they take the same place in `tile`, shared memory which nobody else has
 // touched there since the last barrier.
-template <class T, int D, int N, unsigned FEATURES>
-DEVICE void store_rows(const Call& call, const float (&acc)[N][4], Shared tile, int first, GlobalPointer<u16> to,
+template <class T, int D, unsigned FEATURES, int M, int N>
+DEVICE void store_rows(const Call& call, const float (&acc)[M][N][4], Shared tile, int first, GlobalPointer<u16> to,
                        i64 row_stride, int rows, int column) {
   static_assert(8 * N <= D);
   int lane = static_cast<int>(lane_index());
+  Shared own = chunk_address<D>(tile, first + lane / 4, 0) + lane % 4 * 4;
 #pragma unroll
-  for (int n = 0; n < N; ++n)
+  for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      shared_store(chunk_address<D>(tile, first + lane / 4 + 8 * half, column / 8 + n) + lane % 4 * 4,
-                   pack<T>(acc[n][2 * half], acc[n][2 * half + 1]));
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        shared_store(chunks_right<D>(own, column / 8 + n) + (16 * m + 8 * half) * D * 2,
+                     pack<T>(acc[m][n][2 * half], acc[m][n][2 * half + 1]));
   warp_sync();  // the rows are whole
-  constexpr int COPIES = FEATURES & NARROW ? 1 : N / 2;  // as above
+  // Enough at once to hide the latency of shared memory; more would lengthen what runs once a block.
+  constexpr int COPIES = FEATURES & NARROW ? 1 : 4;
 #pragma unroll COPIES
-  for (int i = 0; i < N / 2; ++i) {
+  for (int i = 0; i < M * N / 2; ++i) {
     int at = i * 32 + lane;
     int row = first + at / N, chunk = at % N;
     Words words = shared_load_words(chunk_address<D>(tile, row, column / 8 + chunk));

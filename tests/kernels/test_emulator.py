@@ -139,9 +139,9 @@ void shuffle_against_barrier(const Arguments&) {
 }
 
 void unset_register(const Arguments& a) {
-  float sum[4];
-  u32 left[4] = {}, right[2] = {};
-  multiply<Half>(sum, left, right);
+  float sum[4], other[4];
+  u32 left[4] = {}, right[4] = {};
+  multiply<Half>(sum, other, left, right);
   store(global(a.out) + thread_index(), as_bits(sum[0]));
 }
 

@@ -14,18 +14,18 @@ from fa2verify.kernels.cuda.source import flattened, host_entry
 SOURCE = """
 struct Arguments { u32* in; u32* out; };
 
-// A fragment's registers in the order of lanes: a (4 a lane), b (2), d (4). Fragments are drawn in the PTX manual,
-// section "Matrix Fragments for mma.m16n8k16 with floating point type".
+// Fragments' registers in the order of lanes: a (4 a lane), two of b (2 each), two of d (4 each). They are drawn in the
+// PTX manual, section "Matrix Fragments for mma.m16n8k16 with floating point type".
 template <class T>
 void product(const Arguments& args) {
   GlobalPointer<u32> in = global(args.in), out = global(args.out);
-  u32 a[4], b[2];
-  float d[4];
+  u32 a[4], b[4];
+  float d[2][4];
   for (int i = 0; i < 4; ++i) a[i] = load(in + (lane_index() * 4 + i));
-  for (int i = 0; i < 2; ++i) b[i] = load(in + (128 + lane_index() * 2 + i));
-  for (int i = 0; i < 4; ++i) d[i] = as_float(load(in + (192 + lane_index() * 4 + i)));
-  multiply<T>(d, a, b);
-  for (int i = 0; i < 4; ++i) store(out + (lane_index() * 4 + i), as_bits(d[i]));
+  for (int i = 0; i < 4; ++i) b[i] = load(in + (128 + lane_index() * 4 + i));
+  for (int i = 0; i < 8; ++i) d[i / 4][i % 4] = as_float(load(in + (256 + lane_index() * 8 + i)));
+  multiply<T>(d[0], d[1], a, b);
+  for (int i = 0; i < 8; ++i) store(out + (lane_index() * 8 + i), as_bits(d[i / 4][i % 4]));
 }
 void half_product(const Arguments& args) { product<Half>(args); }
 void bfloat_product(const Arguments& args) { product<BFloat>(args); }
@@ -104,22 +104,23 @@ def words(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("element", ["half", "bfloat"])
-def test_a_product_is_a_matrix_product(element: str) -> None:
-    a, b, d = (torch.randn(*shape) for shape in ((16, 16), (16, 8), (16, 8)))
+def test_two_products_are_matrix_products(element: str) -> None:
+    a, b, d = (torch.randn(16, 16) for _ in range(3))
     a, b = a.to(DTYPES[element]), b.to(DTYPES[element])
     lane, pair = torch.arange(32)[:, None], torch.arange(2)
     row, column = lane // 4, lane % 4 * 2 + pair
+    # Two of b, and of d, are columns 0 to 7 and 8 to 15.
     registers_a = torch.stack([a[row + i % 2 * 8, column + i // 2 * 8] for i in range(4)], 1)
-    registers_b = torch.stack([b[column + i * 8, row] for i in range(2)], 1)
-    registers_d = torch.stack([d[row + i * 8, column] for i in range(2)], 1)
+    registers_b = torch.stack([b[column + i % 2 * 8, row + i // 2 * 8] for i in range(4)], 1)
+    registers_d = torch.stack([d[row + i % 2 * 8, column + i // 2 * 8] for i in range(4)], 1)
     given = torch.cat([words(registers_a), words(registers_b), words(registers_d)])
-    found = launch(f"{element}_product", given, 128).view(torch.float32).view(32, 2, 2)
+    found = launch(f"{element}_product", given, 256).view(torch.float32).view(32, 4, 2)
     expected = a.double() @ b.double() + d
     # Sixteen exact products summed in fp32: 17 roundings at most, each of a partial sum.
     bound = 17 * 2**-24 * (a.double().abs() @ b.double().abs() + d.abs())
-    for half in range(2):
-        place = (row + half * 8, column)
-        assert ((found[:, half] - expected[place]).abs() <= bound[place]).all()
+    for i in range(4):
+        place = (row + i % 2 * 8, column + i // 2 * 8)
+        assert ((found[:, i] - expected[place]).abs() <= bound[place]).all()
 
 
 @pytest.mark.parametrize("name", ["plain_matrices", "transposed_matrices"])
