@@ -41,7 +41,7 @@ class Feature(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Sizes of one kernel's tiles.
+    """Sizes of one kernel's tiles, and how hard ptxas is to try.
 
     block_m  queries of a tile
     block_n  keys of a tile; 0: the kernel has none
@@ -50,6 +50,7 @@ class Tiles:
     stages   tiles of the walked side that are in shared memory at once
     spread   of the one-pass backward: how many of the warps lie along the keys of the scores, along the keys of dK and
              dV, and along the queries of dQ; the rest lie along the other side of each
+    level    of ptxas's optimizer, 1 to 3
     """
 
     block_m: int
@@ -58,6 +59,7 @@ class Tiles:
     columns: int = 0
     stages: int = 1
     spread: tuple[int, int, int] = (0, 0, 0)
+    level: int = 3
 
     @property
     def from_registers(self) -> bool:
@@ -88,8 +90,9 @@ _ONE_PASS: _ByShared = {
     64: {99: Tiles(32, 128, 4, stages=2, spread=(4, 4, 1))},
     96: {99: Tiles(64, 64, 4, stages=2, spread=(4, 4, 4)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 4))},
     128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(4, 2, 2))},
-    # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64.
-    256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2))},
+    # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64. At 227, level 1 is
+    # 2 % faster (docs/results); the forward and the other head_dims lose 2 to 11 % by it.
+    256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2), level=1)},
 }
 _TWO_PASS: dict[int, tuple[Tiles, Tiles]] = {
     # head_dim: backward_dkdv, backward_dq

@@ -49,10 +49,10 @@ def compile_verbose(variant: Variant, arch: str) -> tuple[Any, str]:
 def _program(variant: Variant, arch: str, *, verbose: bool) -> Any:
     from cuda.core import Program
 
-    return Program(gpu_source(variant), "c++", _options(arch, verbose=verbose))
+    return Program(gpu_source(variant), "c++", _options(arch, variant.tiles.level, verbose=verbose))
 
 
-def _options(arch: str, *, verbose: bool) -> Any:
+def _options(arch: str, level: int, *, verbose: bool) -> Any:
     from cuda.bindings import nvrtc
     from cuda.core import ProgramOptions
 
@@ -62,7 +62,7 @@ def _options(arch: str, *, verbose: bool) -> Any:
     return ProgramOptions(
         arch=arch,
         std="c++17",
-        ptxas_options=["-v"] if verbose else None,
+        ptxas_options=[f"-O{level}", *(["-v"] if verbose else [])],
         no_cache=verbose and version >= [12, 9],
     )
 

@@ -315,10 +315,11 @@ def _print(timings: Sequence[Timing]) -> None:
 
 def _tiles(tiles: Tiles | None) -> str:
     if tiles is None:
-        return f"{'torch flash':52}"
+        return f"{'torch flash':56}"
     spread = f", spread {'/'.join(map(str, tiles.spread))}" if any(tiles.spread) else ""
-    text = f"{tiles.block_m} x {tiles.block_n}, {tiles.warps} warps, {tiles.stages} stages{spread}"
-    return f"{text:52}"
+    level = f", -O{tiles.level}" if tiles.level != 3 else ""
+    text = f"{tiles.block_m} x {tiles.block_n}, {tiles.warps} warps, {tiles.stages} stages{spread}{level}"
+    return f"{text:56}"
 
 
 def _print_candidates(kernel: Tuned, head_dim: int, shared_kb: int) -> None:

@@ -1,6 +1,7 @@
 """Our CUDA kernels compile for GPUs that are not there. `build_evidence` alone goes through every variant."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from cuda.bindings import nvrtc
 from fa2verify.kernels.cuda import build_evidence, gpu_compiler
 from fa2verify.kernels.cuda.build_evidence import SHARED_MEMORY, Evidence, Spill, evidence, main, variants
 from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, SHARED_KB, Feature, one_pass_tiles, variant
-from fa2verify.kernels.cuda.gpu_compiler import compile_cached
+from fa2verify.kernels.cuda.gpu_compiler import compile_cached, compile_verbose
 from fa2verify.kernels.cuda.source import FOLDER, gpu_source
 
 ALL = Feature.SOFTCAP | Feature.ALIBI | Feature.DROPOUT | Feature.NARROW
@@ -50,6 +51,15 @@ def test_every_feature_compiles_together(name: Any) -> None:
     found = evidence(variant(name, "float16", 128, ALL, SHARED_MEMORY["sm_80"]), "sm_80")
     assert found.features == ("SOFTCAP", "ALIBI", "DROPOUT", "NARROW")
     assert found.defects == ()
+
+
+def test_ptxas_is_asked_for_the_level_of_the_tiles() -> None:
+    chosen = variant("forward", "bfloat16", 32, Feature(0))
+    codes = [
+        compile_verbose(replace(chosen, tiles=replace(chosen.tiles, level=level)), "sm_90")[0].code for level in (1, 3)
+    ]
+    assert codes[0] != codes[1]
+    assert codes[1] == compile_verbose(chosen, "sm_90")[0].code
 
 
 def test_a_compiled_variant_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
