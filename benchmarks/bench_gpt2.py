@@ -11,7 +11,7 @@ and several run at a time. `-k` and `--kernel` select, too.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -72,7 +72,7 @@ def cells(config: pytest.Config) -> list[Cell]:
 
 def limit_of(config: pytest.Config, cell: Cell) -> int:
     """Bytes that a training may allocate, 0 for all there are: in lanes, all that the others leave."""
-    if cell.memory or config.getoption("--bench-lanes") == 1:
+    if cell.memory or config.getoption("--bench-lanes") == 1 or session_of(config).device.type == "cpu":
         return cell.memory
     return _room(config, cells(config))
 
@@ -153,9 +153,17 @@ def test_throughput(
     key = _key(request.config, cell)
 
     def measure(deadline: float) -> Iterable[Measurement]:
-        together = _selected(request.session) if key == TOGETHER else [cell]
+        asked = selected(request.session)
+        together = asked if key == TOGETHER else {cell: asked[cell]}
         deadline = min(deadline, time.monotonic() + _LONGEST_SECONDS * len(together))
-        orders = [_order(bench, request.config, one, deadline) for one in together]
+        orders = [
+            replace(
+                _order(bench, request.config, one, deadline),
+                attentions=tuple(trainings),
+                modes=tuple(mode for mode in modes(bench) if any(mode in of_one for of_one in trainings.values())),
+            )
+            for one, trainings in together.items()
+        ]
         for line in trained(orders, lanes_for(bench, request.config.getoption("--bench-lanes"))):
             if isinstance(line, Training):
                 rate = f"{line.tokens_per_second:,.0f} tokens/s" if line.outcome == "measured" else line.outcome
@@ -191,10 +199,14 @@ def _key(config: pytest.Config, cell: Cell) -> tuple[str, ...]:
     return TOGETHER if config.getoption("--bench-lanes") > 1 else (*TOGETHER, cell.name)
 
 
-def _selected(session: pytest.Session) -> list[Cell]:
-    """The cells of the tests that run."""
-    given = (item.callspec.params.get("cell") for item in session.items if hasattr(item, "callspec"))
-    return list(dict.fromkeys(cell for cell in given if isinstance(cell, Cell)))
+def selected(session: pytest.Session) -> dict[Cell, dict[str, list[Mode]]]:
+    """The trainings of the tests that run: the modes of each attention of each cell."""
+    found: dict[Cell, dict[str, list[Mode]]] = {}
+    for item in session.items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        if isinstance(given.get("cell"), Cell):
+            found.setdefault(given["cell"], {}).setdefault(given["attention"], []).append(given["mode"])
+    return found
 
 
 def lanes_for(bench: BenchmarkSession, asked: int) -> tuple[Cores, ...]:
@@ -218,6 +230,7 @@ def _order(bench: BenchmarkSession, config: pytest.Config, cell: Cell, deadline:
         memory=cell.memory,
         limit=0 if twins else limit_of(config, cell),
         attentions=attentions(bench),
+        searched=attentions(bench),
         modes=modes(bench),
         batch=_LOSS_BATCH if twins or on_cpu else 0,
         seconds=max(1.0, deadline - time.monotonic()),

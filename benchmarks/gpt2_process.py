@@ -28,6 +28,7 @@ class Order:
     """What a process is to do, as JSON on its command line.
 
     attentions  keys of `gpt2_attention.CHOICES`, in this order
+    searched    the first of linear memory, and of quadratic, gives all alike their batch; none: the same attentions
     modes       none: find the batches, and train nothing
     limit       bytes that the process may allocate; 0: all there are
     batch       sequences a step; 0: the largest that fits
@@ -47,6 +48,7 @@ class Order:
     memory: int = 0
     limit: int = 0
     attentions: tuple[str, ...]
+    searched: tuple[str, ...] = ()
     modes: tuple[Mode, ...] = ("compiled", "eager")
     batch: int = 0
     batch_from: str = GIVEN
@@ -121,8 +123,10 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
             found[quadratic] = Batch(quadratic=quadratic, size=order.batch, source=order.batch_from)
         elif quadratic not in found:
             release(setting.device)
-            size = max(1, 0 if missing(setting.optimizer) else largest_batch(setting, attention, _room(order)))
-            found[quadratic] = Batch(quadratic=quadratic, size=size, source=f"largest of {attention}, eager")
+            subjects = (name for name in (*order.searched, attention) if CHOICES[name].quadratic == quadratic)
+            subject = next(subjects)
+            size = max(1, 0 if missing(setting.optimizer) else largest_batch(setting, subject, _room(order)))
+            found[quadratic] = Batch(quadratic=quadratic, size=size, source=f"largest of {subject}, eager")
             yield found[quadratic]
         batch = found[quadratic]
         for mode in order.modes:

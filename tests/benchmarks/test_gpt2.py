@@ -374,6 +374,14 @@ def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_le
     }
     assert searched == ["fa2verify-triton", "standard"]
 
+    # Where not all are trained, the batch is still that of all.
+    searched.clear()
+    made = follow(order(attentions=("fa2verify-cuda",), searched=("standard", "torch-flash", "fa2verify-cuda")))
+    assert {line.batch_from for line in made if isinstance(line, Training)} == {
+        "largest of torch-flash, eager, then less"
+    }
+    assert searched == ["torch-flash"]
+
 
 def test_the_distance_of_curves() -> None:
     assert distance((1.0, 2.0), (4.0, 6.0)) == pytest.approx(math.sqrt(12.5))

@@ -20,7 +20,7 @@ import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
 from fa2verify.benchmarks import bench_gpt2, gpt2_lanes
-from fa2verify.benchmarks.bench_gpt2 import cells, lanes_for, limit_of
+from fa2verify.benchmarks.bench_gpt2 import Cell, cells, lanes_for, limit_of, selected
 from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
 from fa2verify.benchmarks.gpt2_process import Order
 from fa2verify.benchmarks.gpt2_training import weight_count
@@ -284,6 +284,26 @@ def test_lanes_that_leave_too_little_end_the_run_before_it_begins(monkeypatch: p
     message = "--bench-memory=12: 4 processes leave 10.8 GB of this GPU to one of them"
     with pytest.raises(pytest.Collector.CollectError, match=message):
         cells(Asked(4))  # type: ignore[arg-type]
+
+
+def test_what_is_trained_is_what_the_tests_ask_for() -> None:
+    one, other = Cell("small", 256, 0), Cell("large", 256, 0)
+
+    def item(**params: object) -> SimpleNamespace:
+        return SimpleNamespace(callspec=SimpleNamespace(params=params))
+
+    items = [
+        item(cell=one, attention="torch-flash", mode="compiled"),
+        item(cell=one, attention="torch-flash", mode="eager"),
+        item(cell=other, attention="standard", mode="eager"),
+        item(cell="of another benchmark", kernel="torch-flash"),
+        item(model="small"),
+        SimpleNamespace(),
+    ]
+    assert selected(SimpleNamespace(items=items)) == {  # type: ignore[arg-type]
+        one: {"torch-flash": ["compiled", "eager"]},
+        other: {"standard": ["eager"]},
+    }
 
 
 def test_fewer_lanes_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
