@@ -256,6 +256,19 @@ def test_the_large_model_has_moments_of_8_bits() -> None:
     assert bool(((1 - weight) / LEARNING_RATE - 1.01).abs().max() < 1e-3)
 
 
+def test_the_optimizer_of_8_bits_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.optim import AdamW8bit, optimizer
+
+    waited: list[Tensor] = []
+    monkeypatch.setattr(optimizer, "sync_gpu", waited.append)
+    weight = nn.Parameter(torch.ones(64, 128))
+    weight.sum().backward()
+    AdamW8bit([weight]).step()
+    assert len(waited) == 1  # or there is nothing left to keep it from
+    make_optimizer("8-bit AdamW", [weight]).step()
+    assert len(waited) == 1
+
+
 def test_without_bitsandbytes_the_large_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt2_optimizer, "optimizer_of", lambda model: "8-bit AdamW")
     monkeypatch.setattr(gpt2_training, "optimizer_of", lambda model: "8-bit AdamW")
