@@ -142,11 +142,12 @@ def interleave(
     device: torch.device,
     deadline: float,
     clock: Clock | None = None,
+    least: int = LEAST,
     most: int = 0,
 ) -> Laps[Key]:
     """Time every call once a round, for `rounds` rounds after `WARM_UP` that do not count.
 
-    deadline  of time.monotonic(): no round begins after it, but `LEAST` are always run
+    deadline  of time.monotonic(): no round begins after it, but `least` of those asked for are always run
     most      go on to as many rounds while some call's median is not `SURE`; some kernels' times vary by 10 %
 
     Calls keep their order, but for where a round begins. One that raises is taken out and becomes a failure. Raises
@@ -160,7 +161,7 @@ def interleave(
     order = list(calls.items())
     for number in count():
         counted = number - WARM_UP
-        if counted >= LEAST and time.monotonic() > deadline:
+        if counted >= min(least, rounds) and time.monotonic() > deadline:
             break
         if counted >= rounds and (counted >= most or _sure(ms for key, ms in times.items() if key not in failures)):
             break

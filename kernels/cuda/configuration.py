@@ -7,7 +7,7 @@ Tiles fit a block into 255 registers a thread and the shared memory of its GPU, 
 a block for compute capability 8.6, 8.9 and 12.0, 163 for 8.0, 227 for 9.0 and 10.0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import Literal, get_args
 
@@ -91,7 +91,7 @@ _ONE_PASS: _ByShared = {
     96: {99: Tiles(64, 64, 4, stages=2, spread=(4, 4, 4)), 163: Tiles(64, 128, 8, stages=2, spread=(8, 8, 4))},
     128: {99: Tiles(64, 64, 4, spread=(4, 4, 2)), 163: Tiles(64, 128, 8, stages=2, spread=(4, 2, 2))},
     # 99 KB hold tiles of 32 x 32, whose dQ would be added to memory twice as often as with 64 x 64. At 227, level 1 is
-    # 2 % faster (docs/results); the forward and the other head_dims lose 2 to 11 % by it.
+    # 2 % faster (docs/results); with features, and elsewhere, it loses 2 to 11 %.
     256: {163: Tiles(64, 64, 8, spread=(4, 2, 2)), 227: Tiles(64, 64, 8, stages=2, spread=(4, 2, 2), level=1)},
 }
 _TWO_PASS: dict[int, tuple[Tiles, Tiles]] = {
@@ -206,7 +206,8 @@ def _tiles(name: Name, head_dim: int, features: Feature, shared_kb: int) -> Tile
         case "forward":
             return _for_shared(_FORWARD[head_dim], shared_kb)
         case "backward":
-            return one_pass_tiles(head_dim, shared_kb)
+            tiles = one_pass_tiles(head_dim, shared_kb)
+            return replace(tiles, level=3) if tiles and features else tiles
         case "backward_dkdv":
             return _TWO_PASS[head_dim][0]
         case "backward_dq":

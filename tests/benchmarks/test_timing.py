@@ -88,9 +88,10 @@ def test_any_other_error_is_a_failure_with_its_name() -> None:
     assert attempt(lambda: None, CPU) is None
 
 
-def test_the_deadline_ends_it_after_the_least_number_of_rounds() -> None:
-    laps = interleave({"a": lambda: None}, 50, CPU, time.monotonic() - 1, Scripted())
-    assert len(laps.ms["a"]) == LEAST
+@pytest.mark.parametrize(("given", "rounds"), [({}, LEAST), ({"least": 9}, 9), ({"least": 90}, 50)])
+def test_the_deadline_ends_it_after_the_least_number_of_rounds(given: dict[str, int], rounds: int) -> None:
+    laps = interleave({"a": lambda: None}, 50, CPU, time.monotonic() - 1, Scripted(), **given)
+    assert len(laps.ms["a"]) == rounds
 
 
 class Drawn(Scripted):

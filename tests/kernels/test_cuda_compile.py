@@ -62,6 +62,12 @@ def test_ptxas_is_asked_for_the_level_of_the_tiles() -> None:
     assert codes[1] == compile_verbose(chosen, "sm_90")[0].code
 
 
+def test_a_level_is_for_plain_scores() -> None:
+    plain, softcap = (variant("backward", "bfloat16", 256, one, 227).tiles for one in (Feature(0), Feature.SOFTCAP))
+    assert plain.level < softcap.level == 3
+    assert replace(plain, level=3) == softcap
+
+
 def test_a_compiled_variant_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FA2VERIFY_CACHE", str(tmp_path))
     gpu_compiler._cache.cache_clear()
@@ -87,7 +93,7 @@ def test_what_ptxas_says_is_said_of_every_compilation(monkeypatch: pytest.Monkey
     # Without a driver NVRTC has no cache, and what is above cannot tell.
     for version, fresh in (((12, 8), False), ((12, 9), True), ((13, 0), True)):
         monkeypatch.setattr(nvrtc, "nvrtcVersion", lambda version=version: (nvrtc.nvrtcResult.NVRTC_SUCCESS, *version))
-        assert (b"--no-cache" in gpu_compiler._options("sm_80", verbose=True).as_bytes("nvrtc")) == fresh
+        assert (b"--no-cache" in gpu_compiler._options("sm_80", 3, verbose=True).as_bytes("nvrtc")) == fresh
         assert b"--no-cache" not in gpu_compiler._options("sm_80", verbose=False).as_bytes("nvrtc")
 
 
