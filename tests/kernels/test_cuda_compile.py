@@ -94,7 +94,7 @@ def test_what_ptxas_says_is_said_of_every_compilation(monkeypatch: pytest.Monkey
     for version, fresh in (((12, 8), False), ((12, 9), True), ((13, 0), True)):
         monkeypatch.setattr(nvrtc, "nvrtcVersion", lambda version=version: (nvrtc.nvrtcResult.NVRTC_SUCCESS, *version))
         assert (b"--no-cache" in gpu_compiler._options("sm_80", 3, verbose=True).as_bytes("nvrtc")) == fresh
-        assert b"--no-cache" not in gpu_compiler._options("sm_80", verbose=False).as_bytes("nvrtc")
+        assert b"--no-cache" not in gpu_compiler._options("sm_80", 3, verbose=False).as_bytes("nvrtc")
 
 
 def test_a_gpu_source_has_no_emulator_and_no_headers() -> None:
