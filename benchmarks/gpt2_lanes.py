@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TypeAlias
 
 from fa2verify.benchmarks.gpt2_attention import CHOICES
 from fa2verify.benchmarks.gpt2_process import BATCH, ORDER, Batch, Order
+from fa2verify.benchmarks.gpt2_turn import member, signal_group
 from fa2verify.reports.benchmark_record import Measurement, from_json
 
 Cores = tuple[int, ...]
@@ -153,6 +153,8 @@ def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measure
                 free.append(process.order.cores)
                 process.task.over = True
                 errors.extend(process.ended())
+                for other in running:
+                    other.wake()
             elif line.startswith('{"kind":"batch"'):
                 batch = BATCH.validate_json(line)
                 process.task.found[batch.quadratic] = batch
@@ -182,6 +184,9 @@ class _Process:
             errors="replace",
             start_new_session=True,
         )
+        self._member = member(order.turn, self._process.pid) if order.turn else None
+        if self._member is not None:
+            self._member.touch()
         self._guard = threading.Timer(order.seconds + _GRACE_SECONDS, self._kill_group)
         self._guard.start()
         self._reader = threading.Thread(target=self._read, args=(said,))
@@ -190,6 +195,8 @@ class _Process:
     def ended(self) -> Iterator[str]:
         """Wait for the end; why it came early, if it did."""
         status = self._process.wait()
+        if self._member is not None:
+            self._member.unlink()
         self._guard.cancel()
         self._reader.join()
         assert self._process.stdout is not None, "a pipe"
@@ -205,6 +212,10 @@ class _Process:
                 f"{why}"
             )
 
+    def wake(self) -> None:
+        """Let it go on, if one that has died meanwhile has stopped it."""
+        signal_group(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End it now."""
         self._kill_group()
@@ -212,8 +223,7 @@ class _Process:
 
     def _kill_group(self) -> None:
         # With its compiler's workers, which would live on, even after it, and keep its output open.
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        signal_group(self._process.pid, signal.SIGKILL)
 
     def _read(self, said: "Said") -> None:
         assert self._process.stdout is not None, "a pipe"

@@ -7,6 +7,7 @@ waited for: an event after each tells the device's time, and the host may run ah
 import gc
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -194,8 +195,13 @@ def _timed(blank: Training, setting: Setting, deadline: float, turn: Turn) -> Tr
     marks = _Marks(setting.device)
     begin, waited = time.monotonic(), turn.waited
     first_s = 0.0
-    with trainer.choice.around():
+    # Of the last steps, which count, and of two that fill the device's queue again.
+    loud = max(1, setting.steps - min(COUNTED, setting.steps // 2) - 2)
+    with trainer.choice.around(), ExitStack() as quiet:
         for number in range(setting.steps):
+            if number == loud:
+                _synchronize(setting.device)
+                quiet.enter_context(turn.quiet())
             marks.add()
             found.append(trainer.step(tokens[number % len(tokens)]))
             if number == 0:
@@ -204,7 +210,7 @@ def _timed(blank: Training, setting: Setting, deadline: float, turn: Turn) -> Tr
             if time.monotonic() > deadline:
                 break
         marks.add()
-    _synchronize(setting.device)
+        _synchronize(setting.device)
     # The first steps warm up; of a run that was cut short, the later half counts.
     counted = min(COUNTED, len(found) // 2)
     counters = torch._dynamo.utils.counters

@@ -77,6 +77,24 @@ if order["attentions"] == ["bad"]:
 time.sleep(600 if order["attentions"] == ["stays"] else 0.3)
 """
 
+# One that stops the others when there is another one, and dies; and the other.
+STOPS = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+from fa2verify.benchmarks.gpt2_turn import Turn
+
+order = json.loads(sys.argv[2])
+turn = Path(order["turn"])
+if order["attentions"] == ["stops"]:
+    while not turn.with_name("there").exists():
+        time.sleep(0.01)
+    with Turn(str(turn), "cpu").quiet():
+        os.kill(os.getpid(), signal.SIGKILL)
+turn.with_name("there").touch()
+time.sleep(1)
+print(sys.argv[1], flush=True)
+"""
 # One that says when it began, and finds a batch of ten times the context, or at context 9 none.
 SEARCHED = """
 import json, sys, time
@@ -229,6 +247,16 @@ def test_whoever_stops_listening_ends_the_processes(monkeypatch: pytest.MonkeyPa
     lines.close()  # type: ignore[attr-defined]
     assert time.monotonic() - begin < 60
     assert not children() - others
+
+
+def test_who_was_stopped_by_one_that_died_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play(monkeypatch, STOPS, to_json(made_up()))
+    lines = trained([order(attentions=("stops", "stopped"), seconds=60.0)], TWO)
+    assert next(lines) == made_up()
+    with pytest.raises(
+        RuntimeError, match=r"^training GPT-2 tiny at context 16 ended early \(stops\): killed by signal 9$"
+    ):
+        next(lines)
 
 
 def test_a_process_that_stays_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,14 @@
 """The turn on a GPU: held for all that a training does, but not while it is compiled."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,7 @@ import fa2verify.kernels.triton  # noqa: F401
 # isort: on
 from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice
 from fa2verify.benchmarks.gpt2_training import Setting, Trainer, train
-from fa2verify.benchmarks.gpt2_turn import Turn
+from fa2verify.benchmarks.gpt2_turn import Turn, member
 
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=3, dtype="bfloat16", device=CPU)
@@ -165,8 +171,74 @@ def test_a_compiler_may_work_in_another_thread(lock: str) -> None:
     assert found == [False, True, True, False] * 2
 
 
+COUNTS = """
+import os, sys, time
+if not os.fork():
+    while True:  # a compiler's worker
+        with open(sys.argv[1], "a") as file:
+            file.write("x")
+        time.sleep(0.01)
+time.sleep(600)
+"""
+
+
+def test_others_stand_still_while_it_is_quiet(lock: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    process = subprocess.Popen([sys.executable, "-c", COUNTS, str(log)], start_new_session=True)
+
+    def grows() -> bool:
+        before = log.stat().st_size
+        time.sleep(0.3)
+        return log.stat().st_size > before
+
+    try:
+        deadline = time.monotonic() + 60
+        while not log.stat().st_size and time.monotonic() < deadline:
+            time.sleep(0.01)
+        gone = subprocess.Popen(["true"], start_new_session=True)
+        gone.wait()
+        for pid in (process.pid, gone.pid, os.getpid()):
+            member(lock, pid).touch()
+        with Turn(lock, CPU) as turn:
+            assert grows()
+            with turn.quiet():
+                assert not grows()
+            assert grows()
+            with pytest.raises(KeyError), turn.quiet():
+                raise KeyError
+            assert grows()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_it_is_quiet_for_the_steps_that_count_and_two_more(lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    step = Trainer.step
+
+    @contextmanager
+    def quiet() -> Iterator[None]:
+        found.append("quiet")
+        yield
+        found.append("loud")
+
+    def watched(trainer: Trainer, tokens: Tensor) -> Tensor:
+        found.append("step")
+        return step(trainer, tokens)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    for steps, loud, counted in ((60, 33, 25), (12, 4, 6), (3, 1, 1)):
+        found.clear()
+        with Turn(lock, CPU) as turn:
+            monkeypatch.setattr(turn, "quiet", quiet)
+            record = train(replace(TINY, steps=steps), "standard", "eager", 1, "given", float("inf"), turn)
+        assert record.counted == counted
+        assert found == [*["step"] * loud, "quiet", *["step"] * (steps - loud), "loud"]
+
+
 def test_without_others_no_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Turn("", CPU) as turn, turn.left_to_compile():
+    with Turn("", CPU) as turn, turn.left_to_compile(), turn.quiet():
         assert turn.waited == 0
     assert not list(tmp_path.iterdir())
