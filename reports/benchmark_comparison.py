@@ -176,7 +176,8 @@ def _name(line: Attempt) -> str:
         case FirstCall():
             return f"first call of {line.kernel} {line.direction}, {line.cache}"
         case Training():
-            return f"training with {line.attention}, {line.mode}, {line.dtype}, {line.optimizer}, {line.cell}"
+            optimizer = "" if line.optimizer == "AdamW" else f", {line.optimizer}"
+            return f"training with {line.attention}, {line.mode}, {line.dtype}{optimizer}, {line.cell}"
 
 
 def _some(attempts: dict[Key, Attempt]) -> str:

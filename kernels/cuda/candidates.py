@@ -33,9 +33,10 @@ def candidates(kernel: Tuned, head_dim: int, shared_kb: int) -> Iterator[Tiles]:
         widest = sorted({tiles.block_n for tiles in found})[-2:]
         groups = product(widest, (True, False))
         found = [tiles for group in groups for tiles in _best([one for one in found if _group(one) == group], head_dim)]
-    if table is not None:
-        yield table
-    yield from (tiles for tiles in found if tiles != table)
+    # The table's level of ptxas beside the usual one, with which all others are raced.
+    first = () if table is None else tuple(dict.fromkeys((table, replace(table, level=3))))
+    yield from first
+    yield from (tiles for tiles in found if tiles not in first)
 
 
 def _group(tiles: Tiles) -> tuple[int, bool]:

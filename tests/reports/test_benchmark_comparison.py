@@ -109,6 +109,13 @@ def test_a_training_must_be_slower_than_clocks_drift(slowdown: float, worse: boo
     assert (shift.a, shift.b) == pytest.approx((8 * 256 / 0.1, 8 * 256 / 0.1 / slowdown))
 
 
+def test_trainings_with_another_optimizer_are_not_compared() -> None:
+    with pytest.raises(
+        BenchmarksError, match=r"A has training with ours, eager, float16, small.*; B has .*8-bit AdamW, "
+    ):
+        compare(made(TRAINING), made(replace(TRAINING, optimizer="8-bit AdamW")))
+
+
 def test_environments_that_differ_are_said() -> None:
     other = made(MEMORY, environment={"torch": "2.13", "gpu": "H200", "triton": "3"})
     assert compare(made(MEMORY), other).environment == {"torch": ("2.12", "2.13"), "triton": ("", "3")}
