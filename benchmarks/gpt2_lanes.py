@@ -153,8 +153,10 @@ def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measure
                 free.append(process.order.cores)
                 process.task.over = True
                 errors.extend(process.ended())
-                for other in running:
-                    other.wake()
+                if process.killed:
+                    # While it had stopped the others, perhaps.
+                    for other in running:
+                        other.wake()
             elif line.startswith('{"kind":"batch"'):
                 batch = BATCH.validate_json(line)
                 process.task.found[batch.quadratic] = batch
@@ -212,8 +214,13 @@ class _Process:
                 f"{why}"
             )
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it."""
+        return (self._process.returncode or 0) < 0
+
     def wake(self) -> None:
-        """Let it go on, if one that has died meanwhile has stopped it."""
+        """Let it go on if it was stopped."""
         signal_group(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:

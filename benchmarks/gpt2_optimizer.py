@@ -2,7 +2,8 @@
 
 In fp32, weights, gradients and both moments of the large model take 11.7 GB: of 12 they leave no room for a sequence.
 torch's own AdamW is fused and knows of loss scaling; the one of 8 bits (Dettmers et al., arXiv 2110.02861) is
-bitsandbytes', a kernel for each weight.
+bitsandbytes', a kernel for each weight, and of loss scaling it knows nothing: in fp16 the host waits once a step to see
+whether gradients are finite.
 """
 
 import importlib.util

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ def limit_memory(bytes_: int) -> None:
     torch.cuda.set_per_process_memory_fraction(bytes_ / total)
 
 
+@cache
 def weight_count(model: str, context: int) -> int:
     """How many a model, a key of `gpt2.SIZES`, has."""
     with torch.device("meta"):
@@ -71,9 +73,9 @@ def weight_count(model: str, context: int) -> int:
     return sum(weight.numel() for weight in made.parameters())
 
 
-def least_bytes(setting: Setting) -> int:
+def bytes_without_tokens(model: str, context: int) -> int:
     """Memory that a step takes whatever its batch: weights, gradients and the optimizer's moments."""
-    return int(BYTES[setting.optimizer] * weight_count(setting.model, setting.context))
+    return int(BYTES[optimizer_of(model)] * weight_count(model, context))
 
 
 class Trainer:
@@ -165,12 +167,12 @@ def train(
     )
     if reason := missing(setting.optimizer):
         return replace(blank, outcome="unsupported", message=reason)
-    if setting.memory and (least := least_bytes(setting)) > setting.memory:
+    if setting.memory and (least := bytes_without_tokens(setting.model, setting.context)) > setting.memory:
         # Compiling first would take a minute to end the same way.
         message = f"weights, gradients and {setting.optimizer}'s moments take {least / 1e9:.1f} GB without any token"
         return replace(blank, outcome="out_of_memory", message=message)
-    release(setting.device)
     torch._dynamo.reset()
+    release(setting.device)
     torch._dynamo.utils.counters.clear()
     try:
         # To AOTAutograd's cache all backends of scaled_dot_product_attention are one, and a training would run another

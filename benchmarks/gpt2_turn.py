@@ -5,8 +5,8 @@ another's. So a process has the turn, a file lock, for all that it does there, i
 memory included: one step of somebody else's would slow 25 that are timed by several percent. The operating system ends
 the turn of a process that dies.
 
-While steps are timed that count, others do not even compile: on processors that share caches and clocks their work made
-one training in 25 slower by 6 %. They are stopped meanwhile, for a second of the minute that they take.
+While steps are timed that count, others do not even compile: beside seven of them one training in 25 was 6 % slower
+than its own median step. They are stopped meanwhile, and a compilation takes as much longer.
 """
 
 import os
@@ -68,13 +68,13 @@ class Turn:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """All others who take turns stand still in here, their compilers too."""
+        """All others who take turns by now stand still in here, their compilers too."""
         path = Path(self._path)
         taking = (int(file.suffix[1:]) for file in path.parent.glob(f"{path.name}.*")) if self._path else ()
         others = [pid for pid in taking if pid != os.getpid()]
-        for pid in others:
-            signal_group(pid, signal.SIGSTOP)
         try:
+            for pid in others:
+                signal_group(pid, signal.SIGSTOP)
             yield
         finally:
             for pid in others:

@@ -76,7 +76,7 @@ def add_options(parser: pytest.Parser) -> None:
         default=1,
         metavar="N",
         help="train GPT-2 in so many processes at a time, which compile beside each other and use the GPU in turn; "
-        "only where memory is limited, and with 2 CPU cores each (default: %(default)s)",
+        "with 2 CPU cores each (default: %(default)s)",
     )
     group.addoption(
         "--bench-steps", type=rounds, default=125, metavar="N", help="steps a training (default: %(default)s)"

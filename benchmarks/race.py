@@ -22,8 +22,8 @@ from fa2verify.reports.benchmark_record import Ceiling, Direction, Timing
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
 _CEILING = "ceiling"
-# Of nine times the interval that holds the median leaves out the highest and the lowest: of fewer, one of both decides.
-# Ratios of three rounds moved by 3 to 6 % from run to run where those of seven did not.
+# Of nine times the interval that holds the median leaves out the highest and the lowest; of fewer, one of both decides.
+# The ratios that moved by more than 3 % from run to run all had three rounds in one of them (docs/results).
 _LEAST = 9
 _MOST = 4  # times as many rounds, where medians are not sure
 Key = tuple[str, str]

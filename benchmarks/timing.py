@@ -26,8 +26,8 @@ Elapsed = Callable[[], float]
 
 WARM_UP = 2
 LEAST = 3  # a median of fewer rounds has no spread to show
-# Of a median: half its interval of confidence, as a share of it. Two medians so sure, of one run and of another, make a
-# ratio that moves by less than 3 %.
+# Of a median: half its interval of 95 % confidence, as a share of it; its standard deviation is then 0.5 %. A ratio of
+# one run over that of another has four such medians, and 1 %: 3 % are three standard deviations.
 SURE = 0.01
 _FLUSH_BYTES = 256 * 2**20  # several times the largest L2
 # About half a millisecond, more than the host needs for most calls, and 30.

@@ -19,19 +19,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_optimizer, gpt2_training
+from fa2verify.benchmarks import gpt2_training
 from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
 from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
-from fa2verify.benchmarks.gpt2_optimizer import BYTES, LEARNING_RATE, make_optimizer, optimizer_of
 from fa2verify.benchmarks.gpt2_process import Order, follow
 from fa2verify.benchmarks.gpt2_training import (
     Setting,
     Trainer,
+    bytes_without_tokens,
     distance,
     draw_tokens,
     extrapolated,
     largest_batch,
-    least_bytes,
     losses,
     search,
     train,
@@ -231,54 +230,31 @@ def test_running_out_of_memory_and_failing_are_outcomes(monkeypatch: pytest.Monk
 
 def test_a_model_whose_weights_alone_do_not_fit_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = list(Trainer(TINY, "standard", "eager").model.parameters())
-    assert least_bytes(TINY) == 4 * sum(weight.nbytes for weight in weights)
+    assert bytes_without_tokens(TINY.model, TINY.context) == 4 * sum(weight.nbytes for weight in weights)
     monkeypatch.setattr(torch, "compile", lambda model: pytest.fail("it was compiled"))
-    record = train(replace(TINY, memory=least_bytes(TINY) - 1), "standard", "compiled", 1, "given", FOREVER, ALONE)
+    record = train(
+        replace(TINY, memory=bytes_without_tokens(TINY.model, TINY.context) - 1),
+        "standard",
+        "compiled",
+        1,
+        "given",
+        FOREVER,
+        ALONE,
+    )
     assert record.outcome == "out_of_memory"
     assert record.message.endswith("GB without any token")
     assert (
-        train(replace(TINY, memory=least_bytes(TINY)), "standard", "eager", 1, "given", FOREVER, ALONE).outcome
+        train(
+            replace(TINY, memory=bytes_without_tokens(TINY.model, TINY.context)),
+            "standard",
+            "eager",
+            1,
+            "given",
+            FOREVER,
+            ALONE,
+        ).outcome
         == "measured"
     )
-
-
-def test_the_large_model_has_moments_of_8_bits() -> None:
-    assert [optimizer_of(model) for model in ("small", "medium", "large")] == ["AdamW", "AdamW", "8-bit AdamW"]
-    weight = nn.Parameter(torch.ones(64, 128))
-    optimizer = make_optimizer("8-bit AdamW", [weight])
-    weight.sum().backward()
-    optimizer.step()
-    state = optimizer.state[weight]
-    assert [state[name].dtype for name in ("state1", "state2")] == [torch.uint8] * 2
-    moments = sum(state[name].nbytes for name in ("state1", "state2", "absmax1", "absmax2"))
-    assert BYTES["8-bit AdamW"] == (2 * weight.nbytes + moments) / weight.numel()
-    # Adam's first step is the learning rate; decay takes a hundredth of that.
-    assert bool(((1 - weight) / LEARNING_RATE - 1.01).abs().max() < 1e-3)
-
-
-def test_the_optimizer_of_8_bits_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitsandbytes.optim import AdamW8bit, optimizer
-
-    waited: list[Tensor] = []
-    monkeypatch.setattr(optimizer, "sync_gpu", waited.append)
-    weight = nn.Parameter(torch.ones(64, 128))
-    weight.sum().backward()
-    AdamW8bit([weight]).step()
-    assert len(waited) == 1  # or there is nothing left to keep it from
-    make_optimizer("8-bit AdamW", [weight]).step()
-    assert len(waited) == 1
-
-
-def test_without_bitsandbytes_the_large_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpt2_optimizer, "optimizer_of", lambda model: "8-bit AdamW")
-    monkeypatch.setattr(gpt2_training, "optimizer_of", lambda model: "8-bit AdamW")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(gpt2_training, "largest_batch", lambda *given: pytest.fail("a batch was searched for"))
-    (record,) = (line for line in follow(order()) if isinstance(line, Training))
-    assert (record.outcome, record.optimizer) == ("unsupported", "8-bit AdamW")
-    assert record.message == "8-bit AdamW is bitsandbytes'; install fa2verify[bench]"
-    with pytest.raises(ImportError, match="install fa2verify"):
-        Trainer(TINY, "standard", "eager")
 
 
 def test_a_run_that_is_cut_short_says_so() -> None:

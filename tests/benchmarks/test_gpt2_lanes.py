@@ -6,11 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import trained as made_up
@@ -19,12 +17,9 @@ from made_up import trained as made_up
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import bench_gpt2, gpt2_lanes
-from fa2verify.benchmarks.bench_gpt2 import Cell, cells, lanes_for, limit_of, selected
+from fa2verify.benchmarks import gpt2_lanes
 from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
 from fa2verify.benchmarks.gpt2_process import Order
-from fa2verify.benchmarks.gpt2_training import weight_count
-from fa2verify.benchmarks.session import SESSION
 from fa2verify.reports.benchmark_record import Measurement, Training, to_json
 
 GB = 10**9
@@ -221,9 +216,9 @@ def test_a_lane_takes_what_can_begin(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with pytest.raises(RuntimeError, match=r"^training GPT-2 tiny at context 9 ended early .*: nothing fits$"):
         collect(trained(orders, TWO), records)
     began = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(line["context"], line["searches"]) for line in began[:2]] == [(8, True), (9, True)]
+    assert sorted((line["context"], line["searches"]) for line in began[:2]) == [(8, True), (9, True)]
     # Context 10's search is begun while both of context 8's wait for theirs, which takes longest.
-    assert [line["context"] for line in began if line["searches"]] == [8, 9, 10]
+    assert [line["context"] for line in began if line["searches"]][2:] == [10]
     found = [(line["context"], *line["attentions"], line["batch"]) for line in began if not line["searches"]]
     assert sorted(found) == [(8, "standard", 80), (8, "torch-math", 80), (10, "standard", 100), (10, "torch-math", 100)]
     assert len(records) == 4
@@ -283,62 +278,3 @@ def test_whose_turn_it_is_has_what_contexts_and_waiting_weights_leave() -> None:
     assert room(1, 3 * GB, 20 * GB) == 18 * GB  # this process' context, and its own
     assert room(4, 3 * GB, 20 * GB) == 6 * GB
     assert room(9, 3 * GB, 20 * GB) == 0
-
-
-class Asked:
-    """As much of pytest's configuration as the choice of cells asks for."""
-
-    def __init__(self, lanes: int) -> None:
-        self._options = {
-            "--bench-lanes": lanes,
-            "--bench-model": ["small"],
-            "--bench-context": [256],
-            "--bench-memory": [12.0, 0.0],
-        }
-        self.stash = {SESSION: SimpleNamespace(device=torch.device("cuda"))}
-
-    def getoption(self, name: str) -> Any:
-        return self._options[name]
-
-
-def test_lanes_that_leave_too_little_end_the_run_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=17 * GB))
-    limited, whole = cells(Asked(3))  # type: ignore[arg-type]
-    assert (limited.name, whole.name) == ("small-c256-12gb", "small-c256-all")
-    weights = 4 * weight_count("small", 256)
-    for lanes, there in ((1, 0), (3, 13 * GB - 2 * weights)):
-        assert limit_of(Asked(lanes), limited) == 12 * GB  # type: ignore[arg-type]
-        assert limit_of(Asked(lanes), whole) == there  # type: ignore[arg-type]
-    message = "--bench-memory=12: 4 processes leave 10.8 GB of this GPU to one of them"
-    with pytest.raises(pytest.Collector.CollectError, match=message):
-        cells(Asked(4))  # type: ignore[arg-type]
-
-
-def test_what_is_trained_is_what_the_tests_ask_for() -> None:
-    one, other = Cell("small", 256, 0), Cell("large", 256, 0)
-
-    def item(**params: object) -> SimpleNamespace:
-        return SimpleNamespace(callspec=SimpleNamespace(params=params))
-
-    items = [
-        item(cell=one, attention="torch-flash", mode="compiled"),
-        item(cell=one, attention="torch-flash", mode="eager"),
-        item(cell=other, attention="standard", mode="eager"),
-        item(cell="of another benchmark", kernel="torch-flash"),
-        item(model="small"),
-        SimpleNamespace(),
-    ]
-    assert selected(SimpleNamespace(items=items)) == {  # type: ignore[arg-type]
-        one: {"torch-flash": ["compiled", "eager"]},
-        other: {"standard": ["eager"]},
-    }
-
-
-def test_fewer_lanes_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    bench: Any = SimpleNamespace(tell=told.append)
-    monkeypatch.setattr(bench_gpt2, "cores_here", lambda: set(range(6)))
-    assert lanes_for(bench, 3) == ((0, 1), (2, 3), (4, 5))
-    assert told == []
-    assert len(lanes_for(bench, 4)) == 3
-    assert told == ["GPT-2: 3 of 4 lanes, as 6 CPU cores give 2 to no more"]

@@ -3,13 +3,16 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from fa2verify.benchmarks import race as race_module
 from fa2verify.benchmarks.grid import GRIDS
 from fa2verify.benchmarks.operations import operations
 from fa2verify.benchmarks.race import DIRECTIONS, race, random_tensors
 from fa2verify.benchmarks.standard import StandardAttention
+from fa2verify.benchmarks.timing import Laps
 from fa2verify.kernels.function import FunctionKernel
 from fa2verify.kernels.kernel import Kernel, Outputs
 from fa2verify.kernels.problem import Problem
@@ -23,6 +26,23 @@ DENSE, PACKED = GRIDS["smoke"]()
 def lines(*kernels: Kernel, rounds: int = 3) -> dict[tuple[str, str], Timing]:
     made = race(DENSE, kernels, rounds, CPU, math.inf)
     return {(line.kernel, line.direction): line for line in made if isinstance(line, Timing)}
+
+
+@pytest.mark.parametrize(("device", "most"), [("cuda", 28), ("cpu", 7)])
+def test_rounds_are_nine_at_the_least_and_four_times_as_many_on_a_gpu_that_varies(
+    device: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def interleave(calls: object, rounds: int, device: object, deadline: float, clock: object, *more: int) -> Any:
+        asked.append((rounds, *more))
+        return Laps({})
+
+    monkeypatch.setattr(race_module, "interleave", interleave)
+    monkeypatch.setattr(race_module, "random_tensors", lambda problem, device: random_tensors(problem, CPU))
+    monkeypatch.setattr(race_module, "_ceilings", lambda problem, device: [])
+    race_module.race(DENSE, [], 7, torch.device(device), math.inf)
+    assert asked == [(7, 9, most)]
 
 
 def test_every_direction_of_every_kernel_is_timed_in_every_round() -> None:
