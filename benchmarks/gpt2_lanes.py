@@ -76,9 +76,10 @@ def trained(orders: Iterable[Order], lanes: Sequence[Cores] = ALONE) -> Iterator
     """
     with tempfile.TemporaryDirectory() as folder:
         turn = str(Path(folder) / "turn")
-        tasks = [_Task(order) for order in orders]
         if len(lanes) > 1:
-            tasks = [part for task in tasks for part in _parts(replace(task.order, turn=turn))]
+            tasks = [task for order in orders for task in _parts(replace(order, turn=turn))]
+        else:
+            tasks = [_Task(order) for order in orders]
         yield from _records(tasks, lanes)
 
 

@@ -125,7 +125,7 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
             release(setting.device)
             subjects = (name for name in (*order.searched, attention) if CHOICES[name].quadratic == quadratic)
             subject = next(subjects)
-            size = max(1, 0 if missing(setting.optimizer) else largest_batch(setting, subject, _room(order)))
+            size = 1 if missing(setting.optimizer) else max(1, largest_batch(setting, subject, _bytes_there(order)))
             found[quadratic] = Batch(quadratic=quadratic, size=size, source=f"largest of {subject}, eager")
             yield found[quadratic]
         batch = found[quadratic]
@@ -139,7 +139,7 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
             yield record
 
 
-def _room(order: Order) -> int:
+def _bytes_there(order: Order) -> int:
     """Bytes that the process may allocate; 0 on a CPU, where nobody counts them."""
     import torch
 

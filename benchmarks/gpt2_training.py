@@ -198,10 +198,10 @@ def _timed(blank: Training, setting: Setting, deadline: float, turn: Turn) -> Tr
     begin, waited = time.monotonic(), turn.waited
     first_s = 0.0
     # Of the last steps, which count, and of two that fill the device's queue again.
-    loud = max(1, setting.steps - min(COUNTED, setting.steps // 2) - 2)
+    quiet_from = max(1, setting.steps - min(COUNTED, setting.steps // 2) - 2)
     with trainer.choice.around(), ExitStack() as quiet:
         for number in range(setting.steps):
-            if number == loud:
+            if number == quiet_from:
                 _synchronize(setting.device)
                 quiet.enter_context(turn.quiet())
             marks.add()

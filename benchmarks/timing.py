@@ -7,6 +7,7 @@ was always first 3.5 %. Before each call the L2 cache is overwritten, and then t
 to have queued the whole call, so that the time between two events is the device's alone.
 """
 
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,4 +193,4 @@ def uncertainty(ms: Sequence[float]) -> float:
     """
     interval = quantile_test(ms, p=0.5).confidence_interval(0.95)
     half = (float(interval.high) - float(interval.low)) / 2
-    return half / median(ms) if half == half else float("inf")
+    return math.inf if math.isnan(half) else half / median(ms)
