@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from fa2verify.benchmarks.gpt2_lanes import trained
-from fa2verify.benchmarks.gpt2_plan import Cell, attentions, cells, lanes_for, loss_order, modes, orders, selected
+from fa2verify.benchmarks.gpt2.lanes import trained
+from fa2verify.benchmarks.gpt2.plan import Cell, attentions, cells, lanes_for, loss_order, modes, orders, selected
 from fa2verify.benchmarks.replay import CLOCK, benchmark_mark
 from fa2verify.benchmarks.session import BenchmarkSession, measured_or_skipped, session_of
 from fa2verify.benchmarks.standard import NAME as STANDARD

@@ -8,10 +8,10 @@ from itertools import product
 import pytest
 import torch
 
-from fa2verify.benchmarks.gpt2_attention import available
-from fa2verify.benchmarks.gpt2_lanes import LEAST_CORES, Cores, cores_here, lanes_on, room
-from fa2verify.benchmarks.gpt2_process import Order
-from fa2verify.benchmarks.gpt2_training import bytes_without_tokens, weight_count
+from fa2verify.benchmarks.gpt2.attention import available
+from fa2verify.benchmarks.gpt2.lanes import LEAST_CORES, Cores, cores_here, lanes_on, room
+from fa2verify.benchmarks.gpt2.process import Order
+from fa2verify.benchmarks.gpt2.training import bytes_without_tokens, weight_count
 from fa2verify.benchmarks.session import BenchmarkSession, session_of
 from fa2verify.reports.benchmark_record import Mode
 

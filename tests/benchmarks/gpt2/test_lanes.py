@@ -17,9 +17,9 @@ from made_up import trained as made_up
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_lanes
-from fa2verify.benchmarks.gpt2_lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
-from fa2verify.benchmarks.gpt2_process import Order
+from fa2verify.benchmarks.gpt2 import lanes as lanes_module
+from fa2verify.benchmarks.gpt2.lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
+from fa2verify.benchmarks.gpt2.process import Order
 from fa2verify.reports.benchmark_record import Measurement, Training, to_json
 
 GB = 10**9
@@ -31,11 +31,11 @@ WATCHED = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-from fa2verify.benchmarks import gpt2_training
-from fa2verify.benchmarks.gpt2_process import main
+from fa2verify.benchmarks.gpt2 import training
+from fa2verify.benchmarks.gpt2.process import main
 
 log, order = Path(sys.argv[1]), json.loads(sys.argv[2])
-step = gpt2_training.Trainer.step
+step = training.Trainer.step
 steps = []
 
 def write(**line):
@@ -52,8 +52,8 @@ def watched(trainer, tokens):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss
 
-gpt2_training.Trainer.step = watched
-gpt2_training.largest_batch = lambda setting, attention, limit: write(searched=attention) or len(attention)
+training.Trainer.step = watched
+training.largest_batch = lambda setting, attention, limit: write(searched=attention) or len(attention)
 if order["modes"]:
     log.with_name(f"there-{os.getpid()}").touch()
     while len(list(log.parent.glob("there-*"))) < 2:
@@ -77,7 +77,7 @@ STOPS = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-from fa2verify.benchmarks.gpt2_turn import Turn
+from fa2verify.benchmarks.gpt2.turn import Turn
 
 order = json.loads(sys.argv[2])
 turn = Path(order["turn"])
@@ -127,7 +127,7 @@ def order(**given: Any) -> Order:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, script: str, argument: str) -> None:
-    monkeypatch.setattr(gpt2_lanes, "_COMMAND", (sys.executable, "-c", script, argument))
+    monkeypatch.setattr(lanes_module, "_COMMAND", (sys.executable, "-c", script, argument))
 
 
 def test_a_process_gives_its_records() -> None:
@@ -256,7 +256,7 @@ def test_who_was_stopped_by_one_that_died_goes_on(monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_that_stays_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, PUPPET, to_json(made_up()))
-    monkeypatch.setattr(gpt2_lanes, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(lanes_module, "_GRACE_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match=r"\(stays\): killed by signal 9$"):
         list(trained([order(attentions=("stays",), seconds=0.1)]))
 

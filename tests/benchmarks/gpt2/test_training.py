@@ -19,11 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_training
-from fa2verify.benchmarks.gpt2 import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
-from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice, available
-from fa2verify.benchmarks.gpt2_process import Order, follow
-from fa2verify.benchmarks.gpt2_training import (
+from fa2verify.benchmarks.gpt2 import training
+from fa2verify.benchmarks.gpt2.attention import CHOICES, Choice, available
+from fa2verify.benchmarks.gpt2.model import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
+from fa2verify.benchmarks.gpt2.process import Order, follow
+from fa2verify.benchmarks.gpt2.training import (
     Setting,
     Trainer,
     bytes_without_tokens,
@@ -35,7 +35,7 @@ from fa2verify.benchmarks.gpt2_training import (
     search,
     train,
 )
-from fa2verify.benchmarks.gpt2_turn import Turn
+from fa2verify.benchmarks.gpt2.turn import Turn
 from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 CPU = torch.device("cpu")
@@ -181,7 +181,7 @@ class Bare(nn.Module):
 def test_a_training_runs_no_other_attentions_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of two that differ only in the backend of one operator; the caches hold the first one's code by then."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(gpt2_training, "Gpt2", Bare)
+    monkeypatch.setattr(training, "Gpt2", Bare)
     monkeypatch.setitem(
         CHOICES, "flash", Choice(CHOICES["torch-math"].make, lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION))
     )
@@ -320,7 +320,7 @@ def test_the_search_is_told_how_much_memory_there_is(monkeypatch: pytest.MonkeyP
     choose(monkeypatch, takes)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", taken.clear)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: max(taken))
-    monkeypatch.setattr(gpt2_training, "search", lambda fits, most, guess: searched.append((most, guess)) or guess)
+    monkeypatch.setattr(training, "search", lambda fits, most, guess: searched.append((most, guess)) or guess)
     assert largest_batch(TINY, "mine", limit=1000) == 1 + (950 - 17) // 7
     assert searched == [(4096, 134)]
 
@@ -351,8 +351,8 @@ def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_le
             batch_from=source,
         )
 
-    monkeypatch.setattr(gpt2_training, "largest_batch", find)
-    monkeypatch.setattr(gpt2_training, "train", pretend)
+    monkeypatch.setattr(training, "largest_batch", find)
+    monkeypatch.setattr(training, "train", pretend)
     made = follow(order(attentions=("fa2verify-triton", "fa2verify-cuda", "standard")))
     found = {line.attention: (line.batch, line.batch_from) for line in made if isinstance(line, Training)}
     source = "largest of fa2verify-triton, eager"

@@ -1,7 +1,7 @@
 """Runs GPT-2's trainings in processes, several at a time if asked to: in lanes, which share a GPU but no CPU core.
 
 What takes a training's time is its compiler, which works on one core and leaves the GPU idle. In lanes compilers work
-beside each other, and the GPU is used in turn (`gpt2_turn`), so that no steps are timed beside another training's. A
+beside each other, and the GPU is used in turn (`turn`), so that no steps are timed beside another training's. A
 lane that is free takes what comes next, be it of another model or context, so that the GPU seldom waits. The batch,
 which attentions share, is found before them, by a process of its own.
 """
@@ -21,9 +21,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from fa2verify.benchmarks.gpt2_attention import CHOICES
-from fa2verify.benchmarks.gpt2_process import BATCH, ORDER, Batch, Order
-from fa2verify.benchmarks.gpt2_turn import member, signal_group
+from fa2verify.benchmarks.gpt2.attention import CHOICES
+from fa2verify.benchmarks.gpt2.process import BATCH, ORDER, Batch, Order
+from fa2verify.benchmarks.gpt2.turn import member, signal_group
 from fa2verify.reports.benchmark_record import Measurement, from_json
 
 Cores = tuple[int, ...]
@@ -35,7 +35,7 @@ LEAST_CORES = 2
 # hundred MB.
 CONTEXT = 10**9
 _GRACE_SECONDS = 30.0
-_COMMAND = (sys.executable, "-m", "fa2verify.benchmarks.gpt2_process")
+_COMMAND = (sys.executable, "-m", "fa2verify.benchmarks.gpt2.process")
 
 
 def lanes_on(cores: Iterable[int], asked: int) -> tuple[Cores, ...]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.compiler import config as compiler_config
 
-from fa2verify.benchmarks.gpt2 import SIZES, Gpt2
-from fa2verify.benchmarks.gpt2_attention import CHOICES
-from fa2verify.benchmarks.gpt2_optimizer import BYTES, make_optimizer, missing, optimizer_of
-from fa2verify.benchmarks.gpt2_turn import Turn
+from fa2verify.benchmarks.gpt2.attention import CHOICES
+from fa2verify.benchmarks.gpt2.model import SIZES, Gpt2
+from fa2verify.benchmarks.gpt2.optimizer import BYTES, make_optimizer, missing, optimizer_of
+from fa2verify.benchmarks.gpt2.turn import Turn
 from fa2verify.benchmarks.timing import failure_of
 from fa2verify.kernels.tensors import TORCH_DTYPE
 from fa2verify.reports.benchmark_record import Mode, Optimizer, Training
@@ -32,7 +32,7 @@ _BATCHES = 8  # of tokens, used in turn: drawing them would be timed otherwise
 class Setting:
     """What a training is, but for its attention.
 
-    model    a key of `gpt2.SIZES`
+    model    a key of `gpt2.model.SIZES`
     memory   bytes that the process may use, 0 for all; for the record: `limit_memory` sets it
     dtype    of autocast, "float16" or "bfloat16"
     """
@@ -67,7 +67,7 @@ def limit_memory(bytes_: int) -> None:
 
 @cache
 def weight_count(model: str, context: int) -> int:
-    """How many a model, a key of `gpt2.SIZES`, has."""
+    """How many a model, a key of `gpt2.model.SIZES`, has."""
     with torch.device("meta"):
         made = Gpt2(SIZES[model], context, lambda q, k, v: v)  # noqa: ARG005 - never called
     return sum(weight.numel() for weight in made.parameters())

@@ -21,7 +21,7 @@ BYTES: dict[Optimizer, float] = {"AdamW": 4 + 4 + 8, "8-bit AdamW": 4 + 4 + 2 * 
 
 
 def optimizer_of(model: str) -> Optimizer:
-    """What a model, a key of `gpt2.SIZES`, is trained with."""
+    """What a model, a key of `gpt2.model.SIZES`, is trained with."""
     return "8-bit AdamW" if model == "large" else "AdamW"
 
 

@@ -12,9 +12,9 @@ import torch
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks import gpt2_plan
-from fa2verify.benchmarks.gpt2_plan import Cell, cells, lanes_for, limit_of, loss_order, orders, selected, together
-from fa2verify.benchmarks.gpt2_training import bytes_without_tokens, weight_count
+from fa2verify.benchmarks.gpt2 import plan
+from fa2verify.benchmarks.gpt2.plan import Cell, cells, lanes_for, limit_of, loss_order, orders, selected, together
+from fa2verify.benchmarks.gpt2.training import bytes_without_tokens, weight_count
 from fa2verify.benchmarks.session import SESSION
 
 GB = 10**9
@@ -43,7 +43,7 @@ class Asked:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=17 * GB))
-    monkeypatch.setattr(gpt2_plan, "available", lambda device: ("torch-flash", "fa2verify-cuda", "standard"))
+    monkeypatch.setattr(plan, "available", lambda device: ("torch-flash", "fa2verify-cuda", "standard"))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -124,7 +124,7 @@ def test_no_limit_is_an_hour_a_cell() -> None:
 def test_fewer_lanes_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     bench: Any = SimpleNamespace(tell=told.append)
-    monkeypatch.setattr(gpt2_plan, "cores_here", lambda: set(range(6)))
+    monkeypatch.setattr(plan, "cores_here", lambda: set(range(6)))
     assert lanes_for(bench, 3) == ((0, 1), (2, 3), (4, 5))
     assert told == []
     assert len(lanes_for(bench, 4)) == 3

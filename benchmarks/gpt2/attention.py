@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from fa2verify.benchmarks.gpt2 import Attend
+from fa2verify.benchmarks.gpt2.model import Attend
 from fa2verify.benchmarks.standard import NAME as STANDARD
 from fa2verify.benchmarks.standard import causal_mask, standard_attention
 from fa2verify.kernels.registry import select

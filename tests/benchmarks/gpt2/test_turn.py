@@ -22,9 +22,9 @@ from torch._dynamo.callback import CallbackTrigger, callback_handler
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks.gpt2_attention import CHOICES, Choice
-from fa2verify.benchmarks.gpt2_training import Setting, Trainer, train
-from fa2verify.benchmarks.gpt2_turn import Turn, member
+from fa2verify.benchmarks.gpt2.attention import CHOICES, Choice
+from fa2verify.benchmarks.gpt2.training import Setting, Trainer, train
+from fa2verify.benchmarks.gpt2.turn import Turn, member
 
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=3, dtype="bfloat16", device=CPU)

@@ -1,7 +1,7 @@
-"""Trains GPT-2 in a process of its own: `python -m fa2verify.benchmarks.gpt2_process ORDER`.
+"""Trains GPT-2 in a process of its own: `python -m fa2verify.benchmarks.gpt2.process ORDER`.
 
 A memory limit, a compiler's state and a lost context end with the process. It prints a record a line, as soon as it has
-it; whoever started it (`gpt2_lanes`) keeps what came when it has to end it.
+it; whoever started it (`lanes`) keeps what came when it has to end it.
 """
 
 import os
@@ -17,8 +17,8 @@ from pydantic.dataclasses import dataclass
 from fa2verify.reports.benchmark_record import LossAgreement, Mode, Training, to_json
 
 if TYPE_CHECKING:
-    from fa2verify.benchmarks.gpt2_training import Setting
-    from fa2verify.benchmarks.gpt2_turn import Turn
+    from fa2verify.benchmarks.gpt2.training import Setting
+    from fa2verify.benchmarks.gpt2.turn import Turn
 
 GIVEN = "given"
 
@@ -27,7 +27,7 @@ GIVEN = "given"
 class Order:
     """What a process is to do, as JSON on its command line.
 
-    attentions  keys of `gpt2_attention.CHOICES`, in this order
+    attentions  keys of `attention.CHOICES`, in this order
     searched    the first of linear memory, and of quadratic, gives all alike their batch; none: the same attentions
     modes       none: find the batches, and train nothing
     limit       bytes that the process may allocate; 0: all there are
@@ -37,7 +37,7 @@ class Order:
     twins       0: train and time every attention in every mode; else compare loss curves, with so many twins
     cores       of the CPU, to keep to; none: touch nothing
     turn        path of the lock that says whose turn it is on the GPU; "": it is this process' alone
-    The others are those of `gpt2_training.Setting`.
+    The others are those of `training.Setting`.
     """
 
     model: str
@@ -76,8 +76,8 @@ def follow(order: Order) -> Iterator[Training | LossAgreement | Batch]:
     """Do what `order` says. A batch that was searched for comes before what was trained with it."""
     import torch
 
-    from fa2verify.benchmarks.gpt2_training import Setting, limit_memory, release
-    from fa2verify.benchmarks.gpt2_turn import Turn
+    from fa2verify.benchmarks.gpt2.training import Setting, limit_memory, release
+    from fa2verify.benchmarks.gpt2.turn import Turn
 
     deadline = time.monotonic() + order.seconds
     device = torch.device(order.device)
@@ -93,7 +93,7 @@ def follow(order: Order) -> Iterator[Training | LossAgreement | Batch]:
 
 
 def _compared(order: Order, setting: "Setting") -> Iterator[LossAgreement]:
-    from fa2verify.benchmarks.gpt2_training import distance, losses
+    from fa2verify.benchmarks.gpt2.training import distance, losses
     from fa2verify.benchmarks.standard import NAME as STANDARD
 
     plain = losses(setting, STANDARD, order.batch)
@@ -111,9 +111,9 @@ def _compared(order: Order, setting: "Setting") -> Iterator[LossAgreement]:
 
 
 def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> Iterator[Training | Batch]:
-    from fa2verify.benchmarks.gpt2_attention import CHOICES
-    from fa2verify.benchmarks.gpt2_optimizer import missing
-    from fa2verify.benchmarks.gpt2_training import largest_batch, release, train
+    from fa2verify.benchmarks.gpt2.attention import CHOICES
+    from fa2verify.benchmarks.gpt2.optimizer import missing
+    from fa2verify.benchmarks.gpt2.training import largest_batch, release, train
 
     # One batch for all attentions of linear memory, as their throughput is compared; less for one that does not fit.
     found: dict[bool, Batch] = {}
