@@ -113,7 +113,7 @@ def _compared(order: Order, setting: "Setting") -> Iterator[LossAgreement]:
 def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> Iterator[Training | Batch]:
     from fa2verify.benchmarks.gpt2.attention import CHOICES
     from fa2verify.benchmarks.gpt2.optimizer import missing
-    from fa2verify.benchmarks.gpt2.training import largest_batch, release, train
+    from fa2verify.benchmarks.gpt2.training import OutOfTime, largest_batch, release, train
 
     # One batch for all attentions of linear memory, as their throughput is compared; less for one that does not fit.
     found: dict[bool, Batch] = {}
@@ -132,10 +132,13 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
         for mode in order.modes:
             if time.monotonic() > deadline:
                 return
-            record = train(setting, attention, mode, batch.size, batch.source, deadline, turn)
-            while record.outcome == "out_of_memory" and batch.source != GIVEN and record.batch > 1:
-                source = f"{batch.source}, then less"
-                record = train(setting, attention, mode, record.batch * 7 // 8, source, deadline, turn)
+            try:
+                record = train(setting, attention, mode, batch.size, batch.source, deadline, turn)
+                while record.outcome == "out_of_memory" and batch.source != GIVEN and record.batch > 1:
+                    source = f"{batch.source}, then less"
+                    record = train(setting, attention, mode, record.batch * 7 // 8, source, deadline, turn)
+            except OutOfTime:
+                return
             yield record
 
 

@@ -28,6 +28,10 @@ COUNTED = 25
 _BATCHES = 8  # of tokens, used in turn: drawing them would be timed otherwise
 
 
+class OutOfTime(Exception):
+    """A training's time was up before it had two steps, of which one could count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a training is, but for its attention.
@@ -145,7 +149,7 @@ def losses(setting: Setting, attention: str, batch: int, twin: int | None = None
 def train(
     setting: Setting, attention: str, mode: Mode, batch: int, batch_from: str, deadline: float, turn: Turn
 ) -> Training:
-    """Train and time. Running out of memory or failing is the outcome. Raises ContextLost.
+    """Train and time. Running out of memory or failing is the outcome. Raises OutOfTime, and ContextLost.
 
     What "compiled" runs is compiled here, however often the same model was before.
 
@@ -185,6 +189,8 @@ def train(
             turn.left_to_compile(),
         ):
             return _timed(blank, setting, deadline, turn)
+    except OutOfTime:
+        raise
     except Exception as error:  # noqa: BLE001 - foreign code: what it raises is what its record says
         failure = failure_of(error, setting.device)
         return replace(blank, outcome=failure.outcome, message=failure.message)
@@ -215,11 +221,12 @@ def _timed(blank: Training, setting: Setting, deadline: float, turn: Turn) -> Tr
         _synchronize(setting.device)
     # The first steps warm up; of a run that was cut short, the later half counts.
     counted = min(COUNTED, len(found) // 2)
+    if not counted:
+        raise OutOfTime(f"time was up after {len(found)} steps")
     counters = torch._dynamo.utils.counters
     return replace(
         blank,
-        outcome="measured" if counted else "failed",
-        message="" if counted else f"time was up after {len(found)} steps",
+        outcome="measured",
         step_ms=marks.intervals(),
         counted=counted,
         losses=tuple(float(loss) for loss in found),

@@ -1,17 +1,15 @@
-"""GPT-2 and its training: the model, the tokens, the batch search, and what becomes of runs that fail."""
+"""GPT-2's training: its steps, the tokens, the batch search, and what becomes of runs that fail."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,9 +19,9 @@ import fa2verify.kernels.triton  # noqa: F401
 # isort: on
 from fa2verify.benchmarks.gpt2 import training
 from fa2verify.benchmarks.gpt2.attention import CHOICES, Choice, available
-from fa2verify.benchmarks.gpt2.model import SIZES, VOCABULARY, Attend, Block, Gpt2, Size
-from fa2verify.benchmarks.gpt2.process import Order, follow
+from fa2verify.benchmarks.gpt2.model import SIZES, Attend, Size
 from fa2verify.benchmarks.gpt2.training import (
+    OutOfTime,
     Setting,
     Trainer,
     bytes_without_tokens,
@@ -36,7 +34,6 @@ from fa2verify.benchmarks.gpt2.training import (
     train,
 )
 from fa2verify.benchmarks.gpt2.turn import Turn
-from fa2verify.reports.benchmark_record import LossAgreement, Training
 
 CPU = torch.device("cpu")
 TINY = Setting(model="tiny", context=16, steps=4, dtype="bfloat16", device=CPU)
@@ -53,31 +50,6 @@ def choose(monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor]) -> No
     monkeypatch.setitem(CHOICES, "mine", Choice(lambda context, device: attend))
 
 
-def order(**given: Any) -> Order:
-    defaults: dict[str, Any] = {
-        "model": "tiny",
-        "context": 16,
-        "steps": 2,
-        "dtype": "bfloat16",
-        "device": "cpu",
-        "attentions": ("standard",),
-        "modes": ("eager",),
-        "seconds": 60.0,
-    }
-    return Order(**(defaults | given))
-
-
-@pytest.mark.parametrize("model", ["small", "medium", "large"])
-def test_a_model_has_gpt2s_weights_less_the_biases(model: str) -> None:
-    size = SIZES[model]
-    with torch.device("meta"):
-        gpt2 = Gpt2(size, 1024, lambda q, k, v: q)
-    block = 12 * size.width**2 + 2 * size.width
-    wanted = (VOCABULARY + 1024) * size.width + size.layers * block + size.width
-    assert sum(weight.numel() for weight in gpt2.parameters()) == wanted
-    assert size.width // size.heads == 64
-
-
 def test_a_fresh_model_knows_nothing() -> None:
     trainer = Trainer(TINY, "standard", "eager")
     (tokens, *_) = draw_tokens(TINY, 8)
@@ -86,16 +58,6 @@ def test_a_fresh_model_knows_nothing() -> None:
     # Logits of variance v shift the mean cross entropy of uniform guessing by about v / 2; tied embeddings of 0.02 make
     # logits of variance width * 0.02^2.
     assert abs(float(loss) - math.log(SIZES["tiny"].vocabulary)) < SIZES["tiny"].width * 0.02**2 * 6
-
-
-def test_a_block_adds_to_what_comes_in() -> None:
-    torch.manual_seed(0)
-    block = Block(SIZES["tiny"], lambda q, k, v: v)
-    x = torch.randn(2, 3, SIZES["tiny"].width)
-    for last in (block.merge, block.narrow):
-        torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        assert torch.equal(block(x), x)
 
 
 def test_a_step_changes_every_weight_and_leaves_no_gradient() -> None:
@@ -124,23 +86,6 @@ def test_the_loss_falls() -> None:
     assert sum(found[-8:]) < sum(found[:8])
     # More than all the ways of rounding explain: each step's loss falls on average.
     assert found[-1] < min(found[:8])
-
-
-def test_attentions_agree_within_noise_and_a_wrong_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sees_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = torch.softmax(torch.einsum("bihd,bjhd->bhij", q, k) * q.shape[-1] ** -0.5, -1)
-        return torch.einsum("bhij,bjhd->bihd", weights, v)
-
-    choose(monkeypatch, sees_all)
-    attentions = ("torch-math", "fa2verify-triton", "mine")
-    lines = list(follow(order(steps=4, batch=2, twins=9, attentions=("standard", *attentions))))
-    agreements = {line.attention: line for line in lines if isinstance(line, LossAgreement)}
-    assert {name: line.within_noise for name, line in agreements.items()} == {
-        "torch-math": True,
-        "fa2verify-triton": True,
-        "mine": False,
-    }
-    assert all(len(line.noise) == 9 and min(line.noise) > 0 for line in agreements.values())
 
 
 def test_a_twin_differs_by_one_rounding_of_every_weight() -> None:
@@ -216,6 +161,15 @@ def test_graphs_and_their_breaks_are_counted(monkeypatch: pytest.MonkeyPatch) ->
     assert (again.graphs, again.graph_breaks) == (1, {})  # counted anew
 
 
+def test_a_run_that_is_cut_short_counts_the_later_half_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = count()
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(moments)))
+    record = train(TINY, "standard", "eager", 2, "given", 3.5, ALONE)
+    assert (record.outcome, record.counted, len(record.step_ms)) == ("measured", 1, 3)
+    with pytest.raises(OutOfTime, match="time was up after 1 steps"):
+        train(TINY, "standard", "eager", 2, "given", 0.0, ALONE)
+
+
 def test_running_out_of_memory_and_failing_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
     def hungry(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -255,11 +209,6 @@ def test_a_model_whose_weights_alone_do_not_fit_is_not_compiled(monkeypatch: pyt
         ).outcome
         == "measured"
     )
-
-
-def test_a_run_that_is_cut_short_says_so() -> None:
-    record = train(TINY, "standard", "eager", 2, "given", time.monotonic() - 1, ALONE)
-    assert (record.outcome, record.message) == ("failed", "time was up after 1 steps")
 
 
 @given(st.integers(0, 3000), st.integers(1, 2000), st.integers(-10, 5000))
@@ -325,53 +274,6 @@ def test_the_search_is_told_how_much_memory_there_is(monkeypatch: pytest.MonkeyP
     assert searched == [(4096, 134)]
 
 
-def test_attentions_of_linear_memory_share_a_batch_and_what_does_not_fit_gets_less(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    searched = []
-
-    def find(setting: Setting, attention: str, limit: int) -> int:
-        searched.append(attention)
-        return 3 if attention == "standard" else 16
-
-    def pretend(
-        setting: Setting, attention: str, mode: Any, batch: int, source: str, deadline: float, turn: Turn
-    ) -> Training:
-        full = attention == "fa2verify-cuda" and batch > 14
-        return Training(
-            cell="c",
-            model="tiny",
-            context=16,
-            attention=attention,
-            mode=mode,
-            memory=0,
-            dtype="bfloat16",
-            outcome="out_of_memory" if full else "measured",
-            batch=batch,
-            batch_from=source,
-        )
-
-    monkeypatch.setattr(training, "largest_batch", find)
-    monkeypatch.setattr(training, "train", pretend)
-    made = follow(order(attentions=("fa2verify-triton", "fa2verify-cuda", "standard")))
-    found = {line.attention: (line.batch, line.batch_from) for line in made if isinstance(line, Training)}
-    source = "largest of fa2verify-triton, eager"
-    assert found == {
-        "fa2verify-triton": (16, source),
-        "fa2verify-cuda": (14, f"{source}, then less"),
-        "standard": (3, "largest of standard, eager"),
-    }
-    assert searched == ["fa2verify-triton", "standard"]
-
-    # Where not all are trained, the batch is still that of all.
-    searched.clear()
-    made = follow(order(attentions=("fa2verify-cuda",), searched=("standard", "torch-flash", "fa2verify-cuda")))
-    assert {line.batch_from for line in made if isinstance(line, Training)} == {
-        "largest of torch-flash, eager, then less"
-    }
-    assert searched == ["torch-flash"]
-
-
 def test_the_distance_of_curves() -> None:
     assert distance((1.0, 2.0), (4.0, 6.0)) == pytest.approx(math.sqrt(12.5))
     with pytest.raises(ValueError, match="argument 2 is longer"):
@@ -380,9 +282,3 @@ def test_the_distance_of_curves() -> None:
 
 def test_what_runs_here() -> None:
     assert set(available(CPU)) == {"standard", "torch-math", "fa2verify-triton"}
-
-
-def test_an_order_survives_the_command_line() -> None:
-    given = order(twins=3, modes=("compiled", "eager"))
-    adapter = TypeAdapter(Order)
-    assert adapter.validate_json(adapter.dump_json(given)) == given
