@@ -1,5 +1,6 @@
 """GPT-2's training throughput by attention, beside the published figures, and whether loss curves agree."""
 
+import math
 from collections.abc import Sequence
 
 from fa2verify.reports import chart
@@ -23,6 +24,7 @@ _LOSSES = (
     "farthest twin, standard attention from weights that one rounding has changed. An attention farther than every "
     "twin does not agree."
 )
+_MODELS = ("small", "medium", "large")
 _Setting = tuple[str, int, Mode, str, Optimizer]
 
 
@@ -32,7 +34,7 @@ def trainings(measured: Sequence[Measurement], against: str, only: Sequence[str]
     if not lines:
         return ()
     losses = [line for line in measured if isinstance(line, LossAgreement)]
-    settings = dict.fromkeys(_setting(line) for line in lines)
+    settings = sorted(dict.fromkeys(_setting(line) for line in lines), key=_place)
     breaks = (
         (f"{line.attention} breaks the graph", f"{line.cell}, {times} times", reason)
         for line in lines
@@ -79,6 +81,12 @@ def loss_curves(measured: Sequence[Measurement], only: Sequence[str] = ()) -> tu
 
 def _setting(line: Training) -> _Setting:
     return line.model, line.memory, line.mode, line.dtype, line.optimizer
+
+
+def _place(setting: _Setting) -> tuple[int, float]:
+    """Where it stands: small models first, all memory last; those alike as they were trained."""
+    model, memory, *_ = setting
+    return _MODELS.index(model) if model in _MODELS else len(_MODELS), memory or math.inf
 
 
 def _panel(

@@ -296,6 +296,22 @@ def test_trainings_with_another_optimizer_are_shown_apart() -> None:
     ]
 
 
+def test_small_models_stand_first_and_all_memory_last() -> None:
+    given = [("tiny", 0), ("large", 0), ("small", 0), ("large", 12), ("medium", 12), ("small", 12)]
+    part = of(
+        [trained("mine", 100.0, model=model, memory=memory * 10**9) for model, memory in given],
+        "GPT-2 training, tokens/s",
+    )
+    assert [panel.title.partition(", compiled")[0].removeprefix("GPT-2 ") for panel in part.panels] == [
+        "small, 12 GB",
+        "small, all memory",
+        "medium, 12 GB",
+        "large, 12 GB",
+        "large, all memory",
+        "tiny, all memory",
+    ]
+
+
 def test_losses_say_who_agrees() -> None:
     (panel,) = of(LOSSES, "Loss curves").panels
     assert told(panel) == {
