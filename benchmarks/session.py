@@ -1,6 +1,7 @@
 """What the benchmarks of one pytest run share: device, kernels, time that is left, and the file of records."""
 
 import datetime
+import math
 import secrets
 import time
 import warnings
@@ -64,6 +65,11 @@ class BenchmarkSession:
     def kernel(self, name: str) -> Kernel:
         """The kernel of that name."""
         return next(kernel for kernel in self.kernels if kernel.name == name)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the run has a time, `--bench-seconds`, and what it has no time for is skipped."""
+        return math.isfinite(self._end)
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Have progress told to `say`, a line at a time."""

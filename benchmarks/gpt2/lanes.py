@@ -38,6 +38,10 @@ _GRACE_SECONDS = 30.0
 _COMMAND = (sys.executable, "-m", "fa2verify.benchmarks.gpt2.process")
 
 
+class Late(RuntimeError):
+    """Processes were still at it some time after their deadline, and were ended; nothing else was wrong."""
+
+
 def lanes_on(cores: Iterable[int], asked: int) -> tuple[Cores, ...]:
     """As many lanes as are asked for, each with its part of `cores`; fewer where a part would be less than two.
 
@@ -69,7 +73,9 @@ def room(lanes: int, weights: int, total: int) -> int:
 
 
 def trained(orders: Iterable[Order], lanes: Sequence[Cores] = ALONE) -> Iterator[Measurement]:
-    """The records of processes that follow `orders`, as they come. Raises RuntimeError at the end if one failed.
+    """The records of processes that follow `orders`, as they come.
+
+    Raises RuntimeError at the end if one failed; Late if all that did were ended for their time.
 
     lanes  the cores of each process that runs at a time. A single one follows order after order, each in one process;
            of several, each process trains one attention, and what it does not live to train is all that is lost with it
@@ -140,6 +146,7 @@ def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measure
     said: Said = SimpleQueue()
     running: set[_Process] = set()
     errors: list[str] = []
+    failed = False
     try:
         while True:
             waiting = [task for task in waiting if not task.is_lost]
@@ -154,6 +161,7 @@ def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measure
                 free.append(process.order.cores)
                 process.task.over = True
                 errors.extend(process.ended())
+                failed = failed or (process.failed and not process.late)
                 if process.killed:
                     # While it had stopped the others, perhaps.
                     for other in running:
@@ -169,7 +177,7 @@ def _records(tasks: Iterable[_Task], lanes: Sequence[Cores]) -> Iterator[Measure
         for process in running:
             process.kill()
     if errors:
-        raise RuntimeError("; ".join(errors))
+        raise (RuntimeError if failed else Late)("; ".join(errors))
 
 
 class _Process:
@@ -190,7 +198,8 @@ class _Process:
         self._member = member(order.turn, self._process.pid) if order.turn else None
         if self._member is not None:
             self._member.touch()
-        self._guard = threading.Timer(order.seconds + _GRACE_SECONDS, self._kill_group)
+        self.late = False
+        self._guard = threading.Timer(order.seconds + _GRACE_SECONDS, self._end_late)
         self._guard.start()
         self._reader = threading.Thread(target=self._read, args=(said,))
         self._reader.start()
@@ -208,12 +217,19 @@ class _Process:
             errors.seek(0)
             last = errors.read().strip().splitlines()[-1:] or [f"exit status {status}"]
         if status:
-            why = f"killed by signal {-status}" if status < 0 else last[0]
             order = self.order
-            yield (
-                f"training GPT-2 {order.model} at context {order.context} ended early ({', '.join(order.attentions)}): "
-                f"{why}"
-            )
+            training = f"training GPT-2 {order.model} at context {order.context}"
+            attentions = ", ".join(order.attentions)
+            why = f"killed by signal {-status}" if status < 0 else last[0]
+            if self.late:
+                yield f"{training} was ended ({attentions}): still at it {_GRACE_SECONDS:.0f} s after its time"
+            else:
+                yield f"{training} ended early ({attentions}): {why}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise than by doing what was ordered."""
+        return bool(self._process.returncode)
 
     @property
     def killed(self) -> bool:
@@ -228,6 +244,10 @@ class _Process:
         """End it now."""
         self._kill_group()
         list(self.ended())
+
+    def _end_late(self) -> None:
+        self.late = True
+        self._kill_group()
 
     def _kill_group(self) -> None:
         # With its compiler's workers, which would live on, even after it, and keep its output open.

@@ -44,7 +44,7 @@ def make_optimizer(optimizer: Optimizer, weights: Iterable[nn.Parameter]) -> opt
 def _queued(weights: Iterable[nn.Parameter]) -> optim.Optimizer:
     """AdamW of 8 bits that only queues its kernels.
 
-    bitsandbytes' own waits for the device after each weight: with it a compiled step of GPT-2 large at 12 GB took 57 to
+    bitsandbytes' own waits for the device after each weight: with it a compiled step of GPT-2 large at 12 GB took 60 to
     90 ms on an H200, without 46 to 73 (docs/results).
     """
     from bitsandbytes.optim import optimizer

@@ -138,7 +138,7 @@ def _timed(order: Order, setting: "Setting", turn: "Turn", deadline: float) -> I
                     source = f"{batch.source}, then less"
                     record = train(setting, attention, mode, record.batch * 7 // 8, source, deadline, turn)
             except OutOfTime:
-                return
+                return  # also with an attention that did not fit: less, which might, has not been tried
             yield record
 
 

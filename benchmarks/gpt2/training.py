@@ -153,7 +153,7 @@ def train(
 
     What "compiled" runs is compiled here, however often the same model was before.
 
-    deadline  of time.monotonic(): no step begins after it
+    deadline  of time.monotonic(): no step but the first begins after it
     turn      which is held, but for compiling
     """
     blank = Training(

@@ -18,7 +18,7 @@ import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
 from fa2verify.benchmarks.gpt2 import lanes as lanes_module
-from fa2verify.benchmarks.gpt2.lanes import ALONE, LEAST_CORES, cores_here, lanes_on, room, trained
+from fa2verify.benchmarks.gpt2.lanes import ALONE, LEAST_CORES, Late, cores_here, lanes_on, room, trained
 from fa2verify.benchmarks.gpt2.process import Order
 from fa2verify.reports.benchmark_record import Measurement, Training, to_json
 
@@ -257,8 +257,16 @@ def test_who_was_stopped_by_one_that_died_goes_on(monkeypatch: pytest.MonkeyPatc
 def test_a_process_that_stays_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, PUPPET, to_json(made_up()))
     monkeypatch.setattr(lanes_module, "_GRACE_SECONDS", 0.0)
-    with pytest.raises(RuntimeError, match=r"\(stays\): killed by signal 9$"):
+    with pytest.raises(Late, match=r"was ended \(stays\): still at it 0 s after its time$"):
         list(trained([order(attentions=("stays",), seconds=0.1)]))
+
+
+def test_one_that_fails_beside_one_that_is_late_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    play(monkeypatch, PUPPET, to_json(made_up()))
+    monkeypatch.setattr(lanes_module, "_GRACE_SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="ended early") as raised:
+        list(trained([order(attentions=("stays", "bad"), seconds=2.0)], TWO))
+    assert raised.type is RuntimeError
 
 
 @given(st.sets(st.integers(0, 255)), st.integers(1, 20))

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
-from fa2verify.benchmarks.gpt2 import optimizer as optimizer_module
 from fa2verify.benchmarks.gpt2 import training
 from fa2verify.benchmarks.gpt2.optimizer import BYTES, LEARNING_RATE, make_optimizer, optimizer_of
 from fa2verify.benchmarks.gpt2.process import Order, follow
@@ -54,7 +53,6 @@ def test_the_optimizer_of_8_bits_does_not_wait(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_bitsandbytes_the_large_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_module, "optimizer_of", lambda model: "8-bit AdamW")
     monkeypatch.setattr(training, "optimizer_of", lambda model: "8-bit AdamW")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(training, "largest_batch", lambda *given: pytest.fail("a batch was searched for"))

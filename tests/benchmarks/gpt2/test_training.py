@@ -1,10 +1,12 @@
 """GPT-2's training: its steps, the tokens, the batch search, and what becomes of runs that fail."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,7 +165,8 @@ def test_graphs_and_their_breaks_are_counted(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_run_that_is_cut_short_counts_the_later_half_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = count()
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(moments)))
+    clock = SimpleNamespace(monotonic=lambda: float(next(moments)), perf_counter=time.perf_counter)
+    monkeypatch.setattr(training, "time", clock)
     record = train(TINY, "standard", "eager", 2, "given", 3.5, ALONE)
     assert (record.outcome, record.counted, len(record.step_ms)) == ("measured", 1, 3)
     with pytest.raises(OutOfTime, match="time was up after 1 steps"):
