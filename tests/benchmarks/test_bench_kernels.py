@@ -32,7 +32,10 @@ def hungry(q, k, v):
 
 ENTRANTS = ["torch-math", "entrants:broken", "entrants:hungry", "entrants:noisy"]
 RUN = ["-k", "full", "-W", "error::UserWarning", "--bench-rounds=3", *(f"--kernel={name}" for name in ENTRANTS)]
+# In an editable install pytest warns of modules that the run before it, in the same process, has imported.
+ALREADY = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 LATE = ["--kernel=torch-math", "--bench-seconds=0.001", "--bench-dir=late", "-rs", "-o", "filterwarnings=error"]
+LATE += ["-W", ALREADY]
 ALL = ["fa2verify.benchmarks", "--kernel=torch-math", "--collect-only", "-q"]
 REFUSED: list[tuple[list[str], str]] = [
     (["--bench-grid=flash"], "--bench-grid=flash: it needs a GPU, and torch sees none; smoke runs anywhere"),
