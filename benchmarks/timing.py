@@ -7,18 +7,16 @@ was always first 3.5 %. Before each call the L2 cache is overwritten, and then t
 to have queued the whole call, so that the time between two events is the device's alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from statistics import median
 from typing import Generic, Protocol, TypeVar
 
 import torch
-from scipy.stats import quantile_test
 
 from fa2verify.reports.benchmark_record import Outcome
+from fa2verify.reports.significance import SURE, uncertainty
 from fa2verify.verify.trial.attempt import ContextLost
 
 Call = Callable[[], object]
@@ -27,9 +25,6 @@ Elapsed = Callable[[], float]
 
 WARM_UP = 2
 LEAST = 3  # a median of fewer rounds has no spread to show
-# Of a median: half its interval of 95 % confidence, as a share of it; its standard deviation is then 0.5 %. A ratio of
-# one run over that of another has four such medians, and 1 %: 3 % are three standard deviations.
-SURE = 0.01
 _FLUSH_BYTES = 256 * 2**20  # several times the largest L2
 # About half a millisecond, more than the host needs for most calls, and 30.
 _SPIN_CYCLES, _MOST_CYCLES = 1_000_000, 64_000_000
@@ -184,13 +179,3 @@ def interleave(
 
 def _sure(times: Iterable[Sequence[float]]) -> bool:
     return all(uncertainty(ms) <= SURE for ms in times)
-
-
-def uncertainty(ms: Sequence[float]) -> float:
-    """Half the interval that holds the median of all such times with 95 % confidence, over the median of these.
-
-    By order statistics, so that it assumes nothing of how they are spread; infinite for fewer than 6.
-    """
-    interval = quantile_test(ms, p=0.5).confidence_interval(0.95)
-    half = (float(interval.high) - float(interval.low)) / 2
-    return math.inf if math.isnan(half) else half / median(ms)

@@ -1,5 +1,6 @@
 """How fast kernels were, as people know it: TFLOP/s by sequence length, a panel for each head_dim and mask."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -9,13 +10,15 @@ from fa2verify.reports.benchmark_record import Ceiling, Direction, Measurement, 
 from fa2verify.reports.call import Call, call_of
 from fa2verify.reports.chart import Chart
 from fa2verify.reports.figures import EMPTY, Cell, Panel, Part, Row, Table, in_order
-from fa2verify.reports.summary import short
+from fa2verify.reports.significance import SURE, uncertainty
+from fa2verify.reports.summary import plural, short
 
 _NOTE = (
     "Operations as published tables count them, over the median of rounds in which every kernel ran once: TFLOP/s. "
     "Dashed: a large matrix product in the same rounds, which is what there is to gain. Below it the speed where that "
     "of {against} is 1. Where there is no bar nothing was measured, and the table says why. In tables: TFLOP/s; that "
-    "speed, and the share of the product; milliseconds."
+    "speed, and the share of the product; milliseconds, and half the interval that holds their median with 95 % "
+    "confidence where that is above 1 %."
 )
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 WORDS: dict[Direction, str] = {"forward": "forward", "backward": "backward", "both": "forward and backward"}
@@ -182,8 +185,16 @@ def _cell(line: Timing | None, base: Timing | None, product: float | None) -> Ce
     share = None if product is None else line.tflops / product
     words = [] if ratio is None else [f"{ratio:.2f}x"]
     words += [] if share is None else [f"{share:.0%}".replace("%", " %")]
-    notes = (*([", ".join(words)] if words else []), f"{short(line.median_ms)} ms")
+    notes = (*([", ".join(words)] if words else []), f"{short(line.median_ms)} ms{_doubt(line.ms)}")
     return Cell(short(line.tflops), notes, share)
+
+
+def _doubt(ms: Sequence[float]) -> str:
+    """What is to be said beside a median of these rounds if it is not sure."""
+    doubt = uncertainty(ms)
+    if doubt <= SURE:
+        return ""
+    return f" \N{PLUS-MINUS SIGN} {100 * doubt:.2g} %" if math.isfinite(doubt) else f" of {plural(len(ms), 'round')}"
 
 
 def _ratio(line: Timing | None, base: Timing | None) -> float | None:

@@ -16,7 +16,6 @@ from fa2verify.benchmarks.timing import (
     WallClock,
     attempt,
     interleave,
-    uncertainty,
 )
 
 CPU = torch.device("cpu")
@@ -122,16 +121,6 @@ def test_a_call_that_failed_need_not_be_sure() -> None:
 
     laps = interleave({"bad": fail, "good": lambda: None}, 8, CPU, math.inf, Drawn(STEADY), most=40)
     assert {name: len(ms) for name, ms in laps.ms.items()} == {"good": 8}
-
-
-def test_a_median_is_as_sure_as_its_order_statistics() -> None:
-    assert uncertainty([1.0] * 5) == math.inf
-    assert uncertainty([100.0] * 6) == 0
-    assert uncertainty([90, 100, 100, 100, 100, 110]) == 0.1  # of six, the whole range: 1 - 2 / 2^6 is 0.969
-    assert (
-        uncertainty([90, 99, 100, 100, 100, 100, 101, 110]) == 0.1
-    )  # of eight, too: without two, 1 - 18 / 2^8 is 0.930
-    assert uncertainty([0, 99, *[100] * 5, 101, 200]) == 0.01  # of nine: 1 - 20 / 2^9 is 0.961
 
 
 def test_too_few_rounds_are_refused() -> None:

@@ -38,7 +38,7 @@ def timing(kernel: str, ms: float, seqlen: int = 4096, **fields: Any) -> Timing:
         "direction": "forward",
         "problem": problem,
         "outcome": "measured",
-        "ms": (ms, ms / 2, 2 * ms),
+        "ms": (ms / 2, *[ms] * 9, 2 * ms),  # of eleven all but the ends hold the median: it is sure
         "operations": 4e11,
     }
     return Timing(kernel=kernel, **(known | fields))
@@ -310,6 +310,23 @@ def test_small_models_stand_first_and_all_memory_last() -> None:
         "large, all memory",
         "tiny, all memory",
     ]
+
+
+def test_a_median_that_is_not_sure_says_so() -> None:
+    rounds = {
+        "mine": (0.9, *[1.0] * 9, 1.1, 1.2),
+        "other": (0.9, *[1.0] * 4, 1.1),
+        "few": (1.0, 1.0, 1.0),
+        "one": (1.0,),
+    }
+    part = of([replace(timing(name, 1.0), ms=ms) for name, ms in rounds.items()], "Speed: flash")
+    ends = {name: cells[0][-1] for name, cells in told(part.panels[0]).items()}
+    assert ends == {
+        "mine": "1.00 ms",
+        "other": "1.00 ms ± 10 %",
+        "few": "1.00 ms of 3 rounds",
+        "one": "1.00 ms of 1 round",
+    }
 
 
 def test_losses_say_who_agrees() -> None:
