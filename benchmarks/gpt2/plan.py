@@ -37,11 +37,11 @@ class Cell:
     @property
     def name(self) -> str:
         """In short."""
-        return f"{self.model}-c{self.context}-{f'{self.memory / 1e9:.0f}gb' if self.memory else 'all'}"
+        return f"{self.model}-c{self.context}-{f'{self.memory / 1e9:.3g}gb' if self.memory else 'all'}"
 
 
 def cells(config: pytest.Config) -> list[Cell]:
-    """What the options select; on a CPU only the tiny model.
+    """What the options select; on a CPU only the tiny model. In lanes, all memory is what the others leave.
 
     Raises pytest.Collector.CollectError for more lanes than have room on the GPU.
     """
@@ -50,29 +50,18 @@ def cells(config: pytest.Config) -> list[Cell]:
     models = config.getoption("--bench-model") or ("small", "medium", "large")
     contexts = config.getoption("--bench-context") or CONTEXTS
     memories = [int(gb * 1e9) for gb in config.getoption("--bench-memory") or (12.0, 0.0)]
-    found = [Cell(model, context, memory) for memory, model, context in product(memories, models, contexts)]
-    lanes, there = config.getoption("--bench-lanes"), _room(config, found)
-    needed = max(max(memories), *(bytes_without_tokens(cell.model, cell.context) for cell in found))
+    asked = list(product(memories, models, contexts))
+    lanes = config.getoption("--bench-lanes")
+    weights = max(4 * weight_count(model, context) for _, model, context in asked)
+    there = room(lanes, weights, torch.cuda.get_device_properties(0).total_memory)
+    needed = max(max(memories), *(bytes_without_tokens(model, context) for _, model, context in asked))
     if lanes > 1 and needed > there:
         raise pytest.Collector.CollectError(
             f"--bench-lanes={lanes}: as many processes leave {there / 1e9:.1f} GB of this GPU to one of them, as each "
             f"holds a CUDA context and its weights while it is compiled; {needed / 1e9:.1f} GB are asked for by "
             "--bench-memory, or are the least that a training takes. Fewer lanes leave more"
         )
-    return found
-
-
-def limit_of(config: pytest.Config, cell: Cell) -> int:
-    """Bytes that a training may allocate, 0 for all there are: in lanes, all that the others leave."""
-    if cell.memory or config.getoption("--bench-lanes") == 1 or session_of(config).device.type == "cpu":
-        return cell.memory
-    return _room(config, cells(config))
-
-
-def _room(config: pytest.Config, of: Sequence[Cell]) -> int:
-    """Bytes of the GPU that one process may allocate at its turn."""
-    weights = max(4 * weight_count(cell.model, cell.context) for cell in of)
-    return room(config.getoption("--bench-lanes"), weights, torch.cuda.get_device_properties(0).total_memory)
+    return [Cell(model, context, memory or (0 if lanes == 1 else there)) for memory, model, context in asked]
 
 
 def attentions(session: BenchmarkSession) -> tuple[str, ...]:
@@ -118,7 +107,6 @@ def orders(
             _order(bench, config, cell, end),
             attentions=tuple(trainings),
             modes=tuple(mode for mode in modes(bench) if any(mode in of_one for of_one in trainings.values())),
-            limit=limit_of(config, cell),
             batch=_LOSS_BATCH if bench.device.type == "cpu" else 0,
         )
         for cell, trainings in asked.items()

@@ -30,7 +30,6 @@ class Order:
     attentions  keys of `attention.CHOICES`, in this order
     searched    the first of linear memory, and of quadratic, gives all alike their batch; none: the same attentions
     modes       none: find the batches, and train nothing
-    limit       bytes that the process may allocate; 0: all there are
     batch       sequences a step; 0: the largest that fits
     batch_from  "given", or how the batch was found: then less will do where it does not fit
     seconds     to end within
@@ -46,7 +45,6 @@ class Order:
     dtype: str
     device: str
     memory: int = 0
-    limit: int = 0
     attentions: tuple[str, ...]
     searched: tuple[str, ...] = ()
     modes: tuple[Mode, ...] = ("compiled", "eager")
@@ -83,8 +81,8 @@ def follow(order: Order) -> Iterator[Training | LossAgreement | Batch]:
     device = torch.device(order.device)
     setting = Setting(order.model, order.context, order.steps, order.dtype, device, order.memory)
     with Turn(order.turn, device) as turn:
-        if order.limit:
-            limit_memory(order.limit)
+        if order.memory:
+            limit_memory(order.memory)
         if order.twins:
             yield from _compared(order, setting)
         else:
@@ -148,7 +146,7 @@ def _bytes_there(order: Order) -> int:
 
     if order.device != "cuda":
         return 0
-    return order.limit or torch.cuda.mem_get_info()[0]
+    return order.memory or torch.cuda.mem_get_info()[0]
 
 
 def main(arguments: list[str]) -> None:

@@ -52,7 +52,7 @@ class Setting:
     @property
     def cell(self) -> str:
         """The setting in short."""
-        limit = f"{self.memory / 1e9:.0f}gb" if self.memory else "all"
+        limit = f"{self.memory / 1e9:.3g}gb" if self.memory else "all"
         return f"gpt2-{self.model}-c{self.context}-{limit}"
 
     @property

@@ -13,7 +13,7 @@ import fa2verify.kernels.triton  # noqa: F401
 
 # isort: on
 from fa2verify.benchmarks.gpt2 import plan
-from fa2verify.benchmarks.gpt2.plan import Cell, cells, lanes_for, limit_of, loss_order, orders, selected, together
+from fa2verify.benchmarks.gpt2.plan import Cell, cells, lanes_for, loss_order, orders, selected, together
 from fa2verify.benchmarks.gpt2.training import bytes_without_tokens, weight_count
 from fa2verify.benchmarks.session import SESSION
 
@@ -48,13 +48,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_in_lanes_all_memory_is_what_the_others_leave() -> None:
-    limited, whole = cells(Asked(3))  # type: ignore[arg-type]
-    assert (limited.name, whole.name) == ("small-c256-12gb", "small-c256-all")
     weights = 4 * weight_count("small", 256)
-    for lanes, there in ((1, 0), (3, 13 * GB - 2 * weights)):
-        assert limit_of(Asked(lanes), limited) == 12 * GB  # type: ignore[arg-type]
-        assert limit_of(Asked(lanes), whole) == there  # type: ignore[arg-type]
-    assert limit_of(Asked(3, device="cpu"), Cell("tiny", 32, 0)) == 0  # type: ignore[arg-type]
+    for lanes, there, name in ((1, 0, "small-c256-all"), (3, 13 * GB - 2 * weights, "small-c256-12.2gb")):
+        limited, whole = cells(Asked(lanes))  # type: ignore[arg-type]
+        assert (limited.name, limited.memory) == ("small-c256-12gb", 12 * GB)
+        assert (whole.name, whole.memory) == (name, there)
+    assert cells(Asked(3, device="cpu")) == [Cell("tiny", 32, 0)]  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("gpu")
@@ -105,15 +104,13 @@ def test_an_order_is_for_what_is_asked_with_the_batch_of_all() -> None:
         assert (order.steps, order.dtype, order.batch, order.twins) == (125, "float16", 0, 0)
         # Two cells have twice the time of one.
         assert 199 < order.seconds <= 200
-    assert one.limit == 12 * GB
-    assert other.limit == limit_of(config, Cell("small", 512, 0))
 
 
 @pytest.mark.usefixtures("gpu")
 def test_losses_are_those_of_all_attentions_without_a_limit() -> None:
     config: Any = Asked(3)
     order = loss_order(config.bench, config, "small", math.inf)
-    assert (order.attentions, order.context, order.limit) == (("torch-flash", "fa2verify-cuda", "standard"), 1024, 0)
+    assert (order.attentions, order.context, order.memory) == (("torch-flash", "fa2verify-cuda", "standard"), 1024, 0)
     assert (order.steps, order.twins, order.batch) == (20, 19, 4)
 
 
