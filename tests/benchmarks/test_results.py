@@ -33,7 +33,7 @@ def timing(kernel: str, ms: float, cell: int = 0) -> Timing:
         direction="forward",
         problem=found.problem.to_dict(),
         outcome="measured",
-        ms=(ms,),
+        ms=(ms,) * 6,  # of fewer no median is sure
         operations=4e11,
     )
 
@@ -126,5 +126,5 @@ def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import fa2verify.benchmarks.results"
+    code = "import sys; import fa2verify.benchmarks.results; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
