@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from fa2verify.reports.benchmark_record import Outcome
-from fa2verify.reports.significance import SURE, uncertainty
+from fa2verify.reports.medians import SURE, uncertainty
 from fa2verify.verify.trial.attempt import ContextLost
 
 Call = Callable[[], object]

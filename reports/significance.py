@@ -6,15 +6,11 @@ difference must also matter: with thousands of tensors the slightest is beyond c
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 
 from scipy import stats
 
 LEVEL = 0.01
-# Of a median: half its interval of 95 % confidence, as a share of it; its standard deviation is then 0.5 %. A ratio of
-# one run over that of another has four such medians, and 1 %: 3 % are three standard deviations.
-SURE = 0.01
 
 
 def rates(bad_a: int, judged_a: int, bad_b: int, judged_b: int) -> float:
@@ -44,16 +40,6 @@ def samples(a: Sequence[float], b: Sequence[float]) -> float:
     if not a or not b:
         return 1.0
     return float(stats.mannwhitneyu(b, a, alternative="greater").pvalue)
-
-
-def uncertainty(values: Sequence[float]) -> float:
-    """Half the interval that holds the median of all such values with 95 % confidence, over the median of these.
-
-    By order statistics, so that it assumes nothing of how they are spread; infinite for fewer than 6.
-    """
-    interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
-    half = (float(interval.high) - float(interval.low)) / 2
-    return math.inf if math.isnan(half) else half / statistics.median(values)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

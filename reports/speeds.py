@@ -10,7 +10,7 @@ from fa2verify.reports.benchmark_record import Ceiling, Direction, Measurement, 
 from fa2verify.reports.call import Call, call_of
 from fa2verify.reports.chart import Chart
 from fa2verify.reports.figures import EMPTY, Cell, Panel, Part, Row, Table, in_order
-from fa2verify.reports.significance import SURE, uncertainty
+from fa2verify.reports.medians import SURE, uncertainty
 from fa2verify.reports.summary import plural, short
 
 _NOTE = (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa2verify.reports.significance import growth, holm, pairs, rates, samples, uncertainty
+from fa2verify.reports.significance import growth, holm, pairs, rates, samples
 
 
 def test_failing_more_often_by_hand() -> None:
@@ -24,16 +24,6 @@ def test_samples_by_hand() -> None:
     assert samples([1.0, 2.0, 3.0], [4.0, 5.0, math.inf]) == pytest.approx(1 / 20)
     assert samples([4.0, 5.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx(1.0)
     assert samples([], [1.0]) == 1.0
-
-
-def test_a_median_is_as_sure_as_its_order_statistics() -> None:
-    assert uncertainty([1.0] * 5) == math.inf
-    assert uncertainty([100.0] * 6) == 0
-    assert uncertainty([90, 100, 100, 100, 100, 110]) == 0.1  # of six, the whole range: 1 - 2 / 2^6 is 0.969
-    assert (
-        uncertainty([90, 99, 100, 100, 100, 100, 101, 110]) == 0.1
-    )  # of eight, too: without two, 1 - 18 / 2^8 is 0.930
-    assert uncertainty([0, 99, *[100] * 5, 101, 200]) == 0.01  # of nine: 1 - 20 / 2^9 is 0.961
 
 
 def test_holm_by_hand() -> None:
