@@ -62,8 +62,11 @@ def test_losses(model: str, bench: BenchmarkSession, request: pytest.FixtureRequ
 
     made = measured_or_skipped(bench, ("losses", model), f"losses of {model}", measure)
     lines = [line for line in made if isinstance(line, LossAgreement)]
-    ended = bench.errors.get(("losses", model), "its time was over")
-    assert {line.attention for line in lines} == set(attentions(bench)) - {STANDARD}, ended
+    lacking = set(attentions(bench)) - {STANDARD} - {line.attention for line in lines}
+    error = bench.errors.get(("losses", model))
+    if lacking and error is None and bench.is_limited:
+        pytest.skip(f"the time of losses of {model} was over before {', '.join(sorted(lacking))}")
+    assert not lacking, error
     if apart := [line for line in lines if not line.within_noise]:
         pytest.fail(
             "; ".join(

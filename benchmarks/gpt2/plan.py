@@ -11,7 +11,7 @@ import torch
 from fa2verify.benchmarks.gpt2.attention import available
 from fa2verify.benchmarks.gpt2.lanes import LEAST_CORES, Cores, cores_here, lanes_on, room
 from fa2verify.benchmarks.gpt2.process import Order
-from fa2verify.benchmarks.gpt2.training import bytes_without_tokens, weight_count
+from fa2verify.benchmarks.gpt2.training import bytes_without_tokens, cell_name, weight_count
 from fa2verify.benchmarks.session import BenchmarkSession, session_of
 from fa2verify.reports.benchmark_record import Mode
 
@@ -37,7 +37,7 @@ class Cell:
     @property
     def name(self) -> str:
         """In short."""
-        return f"{self.model}-c{self.context}-{f'{self.memory / 1e9:.3g}gb' if self.memory else 'all'}"
+        return cell_name(self.model, self.context, self.memory)
 
 
 def cells(config: pytest.Config) -> list[Cell]:

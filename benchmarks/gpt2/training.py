@@ -52,13 +52,17 @@ class Setting:
     @property
     def cell(self) -> str:
         """The setting in short."""
-        limit = f"{self.memory / 1e9:.3g}gb" if self.memory else "all"
-        return f"gpt2-{self.model}-c{self.context}-{limit}"
+        return f"gpt2-{cell_name(self.model, self.context, self.memory)}"
 
     @property
     def optimizer(self) -> Optimizer:
         """What it is trained with."""
         return optimizer_of(self.model)
+
+
+def cell_name(model: str, context: int, memory: int) -> str:
+    """A model at a context in so many bytes of memory, 0 for all, in short: "small-c256-12gb"."""
+    return f"{model}-c{context}-{f'{memory / 1e9:.3g}gb' if memory else 'all'}"
 
 
 def limit_memory(bytes_: int) -> None:

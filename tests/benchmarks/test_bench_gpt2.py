@@ -68,6 +68,22 @@ def test_what_there_was_no_time_for_is_skipped(monkeypatch: pytest.MonkeyPatch, 
     assert session.told[1:] == ([] if error is None else ["standard was still at it"])
 
 
+@pytest.mark.parametrize(("is_limited", "outcome"), [(True, pytest.skip.Exception), (False, AssertionError)])
+def test_losses_that_there_was_no_time_for_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, is_limited: bool, outcome: type[BaseException]
+) -> None:
+    def trained(orders: object) -> Iterator[Measurement]:
+        yield from ()
+        raise Late("still at it")
+
+    monkeypatch.setattr(bench_gpt2, "trained", trained)
+    monkeypatch.setattr(bench_gpt2, "loss_order", lambda *given: None)
+    monkeypatch.setattr(bench_gpt2, "attentions", lambda session: ("standard", "torch-math"))
+    request = SimpleNamespace(config=None)
+    with pytest.raises(outcome, match="before torch-math" if is_limited else "still at it"):
+        bench_gpt2.test_losses("tiny", cast(BenchmarkSession, Session(is_limited)), cast(Any, request))
+
+
 def test_who_is_late_without_a_limit_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(pytest.fail.Exception, match="standard was still at it"):
         run(monkeypatch, Session(is_limited=False), Late("standard was still at it"))
