@@ -33,16 +33,6 @@ DEVICE void store_fragments(const float (&x)[M][N][4], Shared tile, int first, i
                      pack<T>(x[m][n][2 * half], x[m][n][2 * half + 1]));
 }
 
-template <int M, int N>
-DEVICE void clear(float (&x)[M][N][4]) {
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) x[m][n][e] = 0.0f;
-}
-
 template <class T, int D, int BLOCK_M, int BLOCK_N, int WARPS, int SCORE_WARPS, int SUM_WARPS, int DQ_WARPS, int STAGES,
           unsigned FEATURES>
 DEVICE void backward(const Call& call) {

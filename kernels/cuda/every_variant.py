@@ -6,13 +6,18 @@
 Each of 140 small problems has more than one tile of queries and of keys, and the last of both is partial. Between them
 they take every kernel, dtype and padded head_dim without a feature, with each feature alone, and with all: what
 `build_evidence` compiles. Exits 1 if any of these was not launched. Results are not looked at; the suite does that.
+
+With `--first-calls` it writes what each variant's first launch took: from cold if `FA2VERIFY_CACHE` and
+`CUDA_CACHE_PATH` are empty folders, from disk if they are those of a run before.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -115,23 +120,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2 where there is no GPU."""
     parser = argparse.ArgumentParser(prog="every_variant", description="Call every variant of the CUDA kernels.")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th problem, from the I-th on")
-    index, count = map(int, parser.parse_args(arguments).shard.split("/"))
+    parser.add_argument("--head-dim", nargs="+", type=int, choices=PADDED_HEAD_DIMS, default=PADDED_HEAD_DIMS)
+    parser.add_argument(
+        "--first-calls", type=Path, metavar="FILE", help="write the milliseconds of first launches here, JSON a line"
+    )
+    options = parser.parse_args(arguments)
+    index, count = map(int, options.shard.split("/"))
     reasons = CudaBackend().unavailable(torch.device("cuda")) if torch.cuda.is_available() else ("torch sees no GPU",)
     if reasons:
         print(f"nothing to call them on: {'; '.join(reasons)}", file=sys.stderr)
         return 2
-    chosen = list(cases())[index - 1 :: count]
+    chosen = [one for one in cases() if one[0] in options.head_dim][index - 1 :: count]
     shared_kb = gpu.shared_kb(torch.device("cuda", torch.cuda.current_device()))
     expected: set[Variant] = set()
     for head_dim, case in chosen:
         call(case.problem, "cuda")
         expected |= case.variants(head_dim, shared_kb)
     torch.cuda.synchronize()
-    missing = expected - gpu.loaded()
+    seconds = gpu.load_seconds()
+    if options.first_calls:
+        options.first_calls.write_text("".join(map(_line, seconds, seconds.values())))
+    missing = expected - seconds.keys()
     print(f"{len(chosen)} problems, {len(expected)} variants, {len(missing)} of them not launched")
     for one in sorted(one.expression for one in missing):
         print(f"  {one}")
     return int(bool(missing))
+
+
+def _line(one: Variant, seconds: float) -> str:
+    return (
+        json.dumps(
+            {
+                "kernel": one.name,
+                "head_dim": one.head_dim,
+                "dtype": one.dtype,
+                "features": [feature.name for feature in SINGLE if feature & one.features],
+                "ms": round(seconds * 1e3, 3),
+            }
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

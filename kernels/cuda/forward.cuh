@@ -60,17 +60,13 @@ DEVICE void forward(const Call& call) {
   float acc[M][D / 8][4];  // O before division
   SoftmaxState state[M];
 #pragma unroll
-  for (int m = 0; m < M; ++m) {
+  for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       state[m].maximum[half] = -INFINITE;
       state[m].sum[half] = 0.0f;
     }
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
-  }
+  clear(acc);
   float slope = slope_log2<FEATURES>(call, work.sequence, work.head);
   float factor = exponent_factor<FEATURES>(call);
 
@@ -99,7 +95,10 @@ DEVICE void forward(const Call& call) {
 
     // S = Q K^T  (line 8)
     float s[M][BLOCK_N / 8][4];
-    rows_by_rows<T, D, FEATURES>(s, q_tile, own_row, k_tile);
+    if constexpr (D == 256 && (FEATURES == 0 || FEATURES == ANY))
+      rows_by_rows_in_turns<T, D, 4>(s, q_tile, own_row, k_tile);
+    else
+      rows_by_rows<T, D, FEATURES>(s, q_tile, own_row, k_tile);
 
     wait_copies<0>();
     block_sync();  // V is there for all; nobody reads K any more

@@ -5,6 +5,7 @@ driver's cuLaunchKernel through cuda-bindings. Kernels are loaded once a device.
 """
 
 import ctypes
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -81,6 +82,7 @@ def _kernel(variant: Variant, index: int) -> _Kernel:
     """A kernel, loaded on a device and allowed all the shared memory that it takes."""
     from cuda.bindings import driver
 
+    begin = time.perf_counter()
     _enter_context(index)
     major, minor = torch.cuda.get_device_capability(index)
     code = compile_cached(variant, f"sm_{major}{minor}")
@@ -91,6 +93,7 @@ def _kernel(variant: Variant, index: int) -> _Kernel:
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     (status,) = driver.cuFuncSetAttribute(function, attribute, variant.shared_bytes)
     _check(status, variant)
+    _load_seconds.setdefault(variant, time.perf_counter() - begin)
     return _Kernel(driver.cuLaunchKernel, function, variant.threads, variant.shared_bytes)
 
 
@@ -98,9 +101,15 @@ def _kernel(variant: Variant, index: int) -> _Kernel:
 _loaded: dict[tuple[Variant, int], Any] = {}
 
 
-def loaded() -> set[Variant]:
-    """The variants that this process has launched, on any device."""
-    return {variant for variant, _ in _loaded}
+def load_seconds() -> dict[Variant, float]:
+    """The variants that this process has launched, in this order, and what the first launch of each took over others.
+
+    That is to compile it, or to read it from disk, and to load it. Of the first of all, to load NVRTC, too.
+    """
+    return dict(_load_seconds)
+
+
+_load_seconds: dict[Variant, float] = {}
 
 
 def _enter_context(index: int) -> None:

@@ -6,8 +6,18 @@
 #include "tile.cuh"
 
 namespace fa2 {
-// How many of the D / 16 steps of a product over head_dim are one piece of code: all of them, which at head_dim 256 is
-// worth 3 %. With features the code is long without that, and shorter code is not slower, and sooner compiled.
+template <int M, int N>
+DEVICE void clear(float (&x)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[m][n][e] = 0.0f;
+}
+
+// How many of the D / 16 steps of a product over head_dim are one piece of code: all of them, which is fastest. With
+// features the code is long without that, and shorter code is not slower, and sooner compiled.
 template <int D, unsigned FEATURES>
 constexpr int STEPS = FEATURES != 0 ? 2 : D / 16;
 
@@ -17,12 +27,7 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
   static_assert(N % 2 == 0);
   constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
   int lane = static_cast<int>(lane_index());
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
+  clear(acc);
   Shared a_rows = chunk_address<D>(a_tile, first + lane % 16, lane / 16);
   Shared b_rows = chunk_address<D>(b_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
   constexpr int TOGETHER = STEPS<D, FEATURES>;
@@ -39,6 +44,49 @@ DEVICE void rows_by_rows(float (&acc)[M][N][4], Shared a_tile, int first, Shared
       for (int m = 0; m < M; ++m) multiply<T>(acc[m][2 * n], acc[m][2 * n + 1], a[m], b);
     }
   }
+}
+
+// The same in turns of TOGETHER steps, for a product whose code would take long to compile: what comes next is loaded
+// before what came before is multiplied, across turns too, by which the shorter code loses only 0.2 %.
+template <class T, int D, int TOGETHER, int M, int N>
+DEVICE void rows_by_rows_in_turns(float (&acc)[M][N][4], Shared a_tile, int first, Shared b_tile) {
+  constexpr int ALL = D / 16;
+  static_assert(N % 2 == 0 && ALL % TOGETHER == 0);
+  constexpr u32 ROW = D * 2;  // bytes; 16 rows down, the swizzle is the same
+  int lane = static_cast<int>(lane_index());
+  clear(acc);
+  Shared a_rows = chunk_address<D>(a_tile, first + lane % 16, lane / 16);
+  Shared b_rows = chunk_address<D>(b_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  u32 a[M][4], b[4];
+#pragma unroll
+  for (int m = 0; m < M; ++m) load_matrices(a[m], a_rows + 16 * m * ROW);
+  load_matrices(b, b_rows);
+#pragma unroll 1
+  for (int turn = 0; turn < ALL; turn += TOGETHER)
+#pragma unroll
+    for (int step = 0; step < TOGETHER; ++step) {
+      int k = turn + step, next = k + 1 < ALL ? k + 1 : 0;  // after the last, loads that nobody needs
+      u32 next_a[M][4];
+#pragma unroll
+      for (int n = 0; n < N / 2; ++n) {
+        u32 next_b[4];
+        if (n + 1 < N / 2) {
+          load_matrices(next_b, chunks_right<D>(b_rows, 2 * k) + 16 * (n + 1) * ROW);
+        } else {
+#pragma unroll
+          for (int m = 0; m < M; ++m) load_matrices(next_a[m], chunks_right<D>(a_rows, 2 * next) + 16 * m * ROW);
+          load_matrices(next_b, chunks_right<D>(b_rows, 2 * next));
+        }
+#pragma unroll
+        for (int m = 0; m < M; ++m) multiply<T>(acc[m][2 * n], acc[m][2 * n + 1], a[m], b);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[i] = next_b[i];
+      }
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[m][i] = next_a[m][i];
+    }
 }
 
 // acc += A B for one step of 16 of what is summed over, and 8 N columns of B from chunk `first_chunk`, a multiple of N.

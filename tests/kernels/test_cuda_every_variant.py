@@ -1,9 +1,14 @@
 """The problems that take every variant: that they do, as the emulator and the build evidence see it."""
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
 from torch import Tensor
 
-from fa2verify.kernels.cuda import emulator, every_variant
+from fa2verify.kernels.cuda import emulator, every_variant, gpu
+from fa2verify.kernels.cuda.backend import CudaBackend
 from fa2verify.kernels.cuda.build_evidence import variants
 from fa2verify.kernels.cuda.call import CallStructure
 from fa2verify.kernels.cuda.configuration import NAMES, PADDED_HEAD_DIMS, SHARED_KB, Feature, Variant
@@ -39,3 +44,29 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert every_variant.main([]) == 2
     assert capsys.readouterr().err == "nothing to call them on: torch sees no GPU\n"
+
+
+def test_first_calls_are_written_and_what_was_not_launched_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a GPU that is not there: of 32 and 96 all that is asked for but one variant."""
+    of_both = set[Variant]().union(*(case.variants(d, 227) for d, case in cases() if d in (32, 96)))
+    lost = max(of_both, key=lambda one: one.expression)
+    seconds = {one: 0.25 + number for number, one in enumerate(of_both - {lost})}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(CudaBackend, "unavailable", lambda _self, _device: ())
+    monkeypatch.setattr(gpu, "shared_kb", lambda _device: 227)
+    monkeypatch.setattr(gpu, "load_seconds", lambda: seconds)
+    called: list[int] = []
+    monkeypatch.setattr(every_variant, "call", lambda problem, _device: called.append(problem.head_dim))
+    file = tmp_path / "first-calls.jsonl"
+    assert every_variant.main(["--head-dim", "32", "96", "--first-calls", str(file)]) == 1
+    assert set(called) == {28, 32, 92, 96}
+    assert capsys.readouterr().out.splitlines()[1:] == [f"  {lost.expression}"]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["ms"] for line in lines] == [1e3 * each for each in seconds.values()]
+    first = next(iter(seconds))
+    assert Feature(sum(Feature[name] for name in lines[0].pop("features"))) == first.features
+    assert lines[0] == {"kernel": first.name, "head_dim": first.head_dim, "dtype": first.dtype, "ms": 250.0}
